@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from written_files import contents
 
 from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
 from pathopatch.demo.slides import CHANNELS, CohortSpec, Field, draw_slide, make_cohort, plan_split
@@ -27,10 +28,6 @@ def cohort(tmp_path_factory):
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as stream:
         return list(csv.DictReader(stream))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def counts(split: str, *, shortcut: bool) -> Counter[tuple[int, str]]:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from fresh_process import FRESH
 from made_model import write_model
+from written_files import finished
 
 from pathopatch.core.files import FAULT_VARIABLE
 from pathopatch.core.locks import is_locked, slide_lock
@@ -95,16 +96,6 @@ def ended(process: multiprocessing.process.BaseProcess) -> int:
     return process.exitcode
 
 
-def artefacts(out: Path) -> dict[str, bytes]:
-    """Every finished file but status and log, which hold times."""
-    files = {str(path.relative_to(out)): path for path in out.rglob("*") if path.is_file()}
-    return {
-        name: path.read_bytes()
-        for name, path in files.items()
-        if not name.startswith(("status", "logs")) and ".tmp-" not in name
-    }
-
-
 def states(stage: str, out: Path) -> list[str]:
     return [read_status(out, name).get(stage, {}).get("state", "") for name in SLIDES]
 
@@ -119,7 +110,7 @@ def test_a_rerun_completes_a_batch_killed_at_any_point(
 ) -> None:
     """With `force`, outputs of other slides of the same names are there already."""
     assert ended(started(stage, folder, tmp_path / "undisturbed")) == 0
-    expected = artefacts(tmp_path / "undisturbed")
+    expected = finished(tmp_path / "undisturbed")
     assert expected
     stale, out = tmp_path / "stale", tmp_path / "out"
     if force:
@@ -136,14 +127,14 @@ def test_a_rerun_completes_a_batch_killed_at_any_point(
             code = ended(started(stage, folder, out, workers, force, after))
             is_done = states(stage, out) == ["done"] * len(SLIDES)
             if code == 0 and is_done:
-                assert artefacts(out) == expected, after
+                assert finished(out) == expected, after
                 shutil.rmtree(out)
                 break
             assert code in (0, -signal.SIGKILL), after  # with workers the batch outlives theirs, whose slides failed
             kills += 1
             assert ended(started(stage, folder, out, workers, force)) == 0, after
             assert states(stage, out) == ["done"] * len(SLIDES), after
-            assert artefacts(out) == expected, after
+            assert finished(out) == expected, after
             shutil.rmtree(out)
     assert kills >= 6, kills
 
@@ -161,7 +152,7 @@ def test_workers_end_with_their_killed_parent_and_a_rerun_completes(after: int, 
         time.sleep(0.02)
     assert ended(started("tile", folder, tmp_path / "out", 2)) == 0
     assert states("tile", tmp_path / "out") == ["done"] * 2
-    assert artefacts(tmp_path / "out") == artefacts(tmp_path / "undisturbed")
+    assert finished(tmp_path / "out") == finished(tmp_path / "undisturbed")
 
 
 def is_running(pid: int) -> bool:
@@ -182,7 +173,7 @@ def test_a_second_process_does_what_a_killed_one_left_at_any_point(point: str, f
         return [ended(process) for process in (first, started("predict", folder, out, order=SLIDES[::-1]))]
 
     assert run_two(tmp_path / "undisturbed") == [0, 0]
-    expected = artefacts(tmp_path / "undisturbed")
+    expected = finished(tmp_path / "undisturbed")
     kills = 0
     for number in range(1, 60):
         out = tmp_path / str(number)
@@ -190,7 +181,7 @@ def test_a_second_process_does_what_a_killed_one_left_at_any_point(point: str, f
         assert ends[1] == 0, f"{point} {number}"
         # The first may have been killed in its last steps, when the second had ended.
         assert ended(started("predict", folder, out)) == 0
-        assert artefacts(out) == expected, f"{point} {number}"
+        assert finished(out) == expected, f"{point} {number}"
         assert states("predict", out) == ["done"] * 2
         if ends[0] == 0:
             break

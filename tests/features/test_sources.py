@@ -18,6 +18,7 @@ import torch
 from fresh_process import FRESH
 from made_features import with_tissue
 from made_model import write_model
+from written_files import finished
 
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import PredictConfig, TileConfig
@@ -165,13 +166,6 @@ STAGES: dict[str, tuple[Callable[[Path, Path], None], type]] = {
 }
 
 
-def outputs(out: Path) -> dict[str, bytes]:
-    """Every finished file but status and logs, which hold times."""
-    files = (path for path in out.rglob("*") if path.is_file() and ".tmp-" not in str(path))
-    names = {str(path.relative_to(out)): path for path in files}
-    return {name: path.read_bytes() for name, path in names.items() if not name.startswith(("status", "logs"))}
-
-
 def broken_off(source: type, number: int, end: Callable[[], None]) -> Any:
     """Return the `batches` of a kind of source, two patches at a time, which end otherwise before a batch."""
     whole = source.batches  # type: ignore[attr-defined]
@@ -203,7 +197,7 @@ def test_an_exception_in_any_batch_leaves_a_rerun_with_equal_outputs(
     with monkeypatch.context() as patched:
         patched.setattr(source, "batches", broken_off(source, -1, fail))
         stage(folder, tmp_path / "undisturbed")
-    expected = outputs(tmp_path / "undisturbed")
+    expected = finished(tmp_path / "undisturbed")
     for number in (0, 1, 5, 14):
         out = tmp_path / str(number)
         with monkeypatch.context() as patched:
@@ -216,7 +210,7 @@ def test_an_exception_in_any_batch_leaves_a_rerun_with_equal_outputs(
             patched.setattr(source, "batches", broken_off(source, -1, fail))
             stage(folder, out)
         assert read_status(out, "slide")[stage_name]["state"] == "done"
-        assert outputs(out) == expected
+        assert finished(out) == expected
 
 
 def _killed(name: str, folder: Path, out: Path, number: int) -> None:
@@ -237,11 +231,11 @@ def test_a_kill_in_any_batch_leaves_a_rerun_with_equal_outputs(name: str, folder
         return process.exitcode
 
     assert run(tmp_path / "undisturbed", -1) == 0
-    expected = outputs(tmp_path / "undisturbed")
+    expected = finished(tmp_path / "undisturbed")
     for number in (0, 7, 14):
         out = tmp_path / str(number)
         assert run(out, number) == -signal.SIGKILL
         assert read_status(out, "slide")[name.split()[0]]["state"] == "running"
         assert run(out, -1) == 0
         assert read_status(out, "slide")[name.split()[0]]["state"] == "done"
-        assert outputs(out) == expected
+        assert finished(out) == expected

@@ -6,6 +6,7 @@ import pytest
 import zarr
 from ome_zarr.io import parse_url
 from ome_zarr.reader import Reader
+from written_files import contents
 
 from pathopatch.heatmaps.pyramids import CHANNELS, pyramid, write_ome_zarr
 from pathopatch.patches.store_writer import StoreWriter
@@ -98,9 +99,5 @@ def test_the_map_lies_on_the_overview_corner_on_corner_at_every_level(tmp_path, 
 
 def test_equal_maps_give_equal_bytes(heatmap, tmp_path):
     write_ome_zarr(tmp_path / "again.zarr", _cells(), cell_um=CELL_UM, over_um=OVER_UM, name="s1")
-    contents = [
-        {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-        for folder in (heatmap, tmp_path / "again.zarr")
-    ]
-    assert contents[0] == contents[1]
-    assert len(contents[0]) == 1 + 3 * 4  # a description of the image; of each level, and its three planes
+    assert contents(heatmap) == contents(tmp_path / "again.zarr")
+    assert len(contents(heatmap)) == 1 + 3 * 4  # a description of the image; of each level, and its three planes

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import Stamp, write_table
+from pathopatch.core.config import TrainConfig
 from pathopatch.core.mask_bits import MaskKind, pack_masks
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.store_writer import StoreWriter
@@ -43,6 +45,22 @@ def toy(n_per_cell: Sequence[Sequence[int]], *, seed: int, side: int = 16, contr
 def _first_pixels(share: NDArray[np.float64], side: int) -> NDArray[np.bool_]:
     """Masks (N, side, side) of the first pixels, row by row, as many as each share (N,) asks for."""
     return (np.arange(side**2) < np.rint(share * side**2)[:, None]).reshape(-1, side, side)
+
+
+def even_patches(n_patients: int = 6) -> pd.DataFrame:
+    """Return a table of patches; each patient has two of each group at 0.25."""
+    patch_rows = [
+        (f"s{i}@{k},0", f"s{i}", f"p{i}", y, 0.1 + 0.5 * a)
+        for i in range(n_patients)
+        for k, (y, a) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)] * 2)
+    ]
+    return pd.DataFrame(patch_rows, columns=["patch_id", "slide_id", "patient_id", "label", "tissue_fraction"])
+
+
+def small_config(**changes: Any) -> TrainConfig:
+    """Return the settings of a run of seconds."""
+    small = {"input_px": 16, "steps": 4, "batch_per_class": 4, "evaluations": 2, "threads": 1}
+    return TrainConfig(**{**small, **changes})
 
 
 def write_work(

@@ -16,6 +16,7 @@ import pytest
 import tifffile
 import zarr
 from read_page import Page
+from written_files import contents
 
 from pathopatch.core.config import BatchOptions, EvaluateConfig, TileConfig
 from pathopatch.core.errors import InputMissingError
@@ -112,11 +113,10 @@ def test_outlines_are_visible_and_unscanned_parts_are_hatched(work: Path) -> Non
 
 
 def test_equal_stores_give_equal_bytes(work: Path) -> None:
-    def content() -> dict[str, bytes]:
-        write_contact_sheet(work)
-        return {path.name: path.read_bytes() for path in sorted((work / "tissue").rglob("*")) if path.is_file()}
-
-    assert content() == content()
+    write_contact_sheet(work)
+    first = contents(work / "tissue")
+    write_contact_sheet(work)
+    assert contents(work / "tissue") == first
 
 
 def test_an_outline_that_somebody_changed_is_kept_unless_forced(work: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_slide_whose_bounds_nobody_wrote_down_has_no_outline_for_qupath(work: 
     assert "Outline for QuPath" not in page.text
 
 
-def test_ready_patches_without_an_overview_are_named(tmp_path: Path, typed: Callable[..., int], capsys: Any) -> None:
+def test_ready_patches_without_an_overview_are_named(tmp_path: Path, said: Callable) -> None:
     for label in ("tumor", "normal"):
         (tmp_path / "set" / label).mkdir(parents=True)
         for number in range(2):
@@ -184,8 +184,7 @@ def test_ready_patches_without_an_overview_are_named(tmp_path: Path, typed: Call
         write_contact_sheet(tmp_path / "work")
     work = tile_slides(tmp_path, work="both")
     shutil.copytree(tmp_path / "work" / "slides" / "set.zarr", work / "slides" / "set.zarr")
-    assert typed("tissue", work, "-q") == 0
-    assert "set: ready patches have no overview" in capsys.readouterr().err
+    assert "set: ready patches have no overview" in said("tissue", work, "-q").err
 
 
 def test_a_folder_without_a_tiled_slide_is_refused(tmp_path: Path) -> None:
@@ -193,9 +192,8 @@ def test_a_folder_without_a_tiled_slide_is_refused(tmp_path: Path) -> None:
         write_contact_sheet(tmp_path / "empty")
 
 
-def test_the_command_says_what_to_look_at(work: Path, typed: Callable[..., int], capsys: Any) -> None:
-    assert typed("tissue", work, "--quiet") == 0
-    printed = capsys.readouterr()
+def test_the_command_says_what_to_look_at(work: Path, said: Callable) -> None:
+    printed = said("tissue", work, "--quiet")
     assert printed.out.splitlines() == [str(work / "tissue" / "index.html")]
     assert printed.err.splitlines() == [
         "look at: dark: uncertain, confidence 0.31; two thresholds are 12 % apart",

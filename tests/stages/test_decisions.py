@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import tifffile
+from made_patches import even_patches
 
 from pathopatch.core.artefacts import fingerprint_file, read_stamp, read_table
 from pathopatch.core.config import GroupsConfig, TileConfig
@@ -141,31 +141,21 @@ def test_other_decisions_are_another_input(
 
 
 def test_a_mistake_in_the_decisions_stops_before_anything_is_written(
-    work: Path, tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str], said: Callable
+    work: Path, tmp_path: Path, said: Callable
 ) -> None:
     (tmp_path / "review.csv").write_text("slide_id,verdict,reviewer\ns1,maybe,Ada\n")
     assert "row 2, column 'verdict'" in said("groups", work, "--decisions", tmp_path / "review.csv", code=1).err
     (tmp_path / "review.csv").write_text(decisions_csv(rows(("s1", 8, "tumour"))))
-    assert typed("groups", work, "--decisions", tmp_path / "review.csv") == 1
-    assert "not among those that were tiled: s1@8,0" in capsys.readouterr().err
+    told = said("groups", work, "--decisions", tmp_path / "review.csv", code=1).err
+    assert "not among those that were tiled: s1@8,0" in told
     assert not (work / "groups.parquet").exists()
-
-
-def patches(n_patients: int = 6) -> pd.DataFrame:
-    """Each patient has two patches of each group at 0.25."""
-    patch_rows = [
-        (f"s{i}@{k},0", f"s{i}", f"p{i}", y, 0.1 + 0.5 * a)
-        for i in range(n_patients)
-        for k, (y, a) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)] * 2)
-    ]
-    return pd.DataFrame(patch_rows, columns=["patch_id", "slide_id", "patient_id", "label", "tissue_fraction"])
 
 
 def test_patients_stay_in_their_folds_whatever_is_decided() -> None:
     config = GroupsConfig(thresholds=(0.25,))
     verdicts = rows(("s2", None, "reject"), *((f"s{n}", 4, "tumour") for n in (0, 1)))
-    kept = apply_decisions(patches(), verdicts).patches
-    before, after = (fold_tables(patches(), config, folds=3, kept=some) for some in (None, kept))
+    kept = apply_decisions(even_patches(), verdicts).patches
+    before, after = (fold_tables(even_patches(), config, folds=3, kept=some) for some in (None, kept))
 
     def folds(table: Any) -> dict[str, int]:
         return dict(zip(table["patient_id"], table["fold"], strict=True))

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from made_patches import even_patches
 
 from pathopatch.core.artefacts import Stamp
 from pathopatch.core.config import GroupsConfig, SplitsConfig, StudyConfig, TrainConfig, parse
@@ -58,18 +59,8 @@ def test_no_fold_divides_a_block_and_folds_have_equally_many():
         assign_folds(table, folds=11)
 
 
-def patches(n_patients=6):
-    """Each patient has two patches of each group at 0.25."""
-    rows = [
-        (f"s{i}@{k},0", f"s{i}", f"p{i}", y, 0.1 + 0.5 * a)
-        for i in range(n_patients)
-        for k, (y, a) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)] * 2)
-    ]
-    return pd.DataFrame(rows, columns=["patch_id", "slide_id", "patient_id", "label", "tissue_fraction"])
-
-
 def test_a_fold_has_its_own_splits_and_the_whole_cohort_is_tested_once():
-    tables = fold_tables(patches(), GroupsConfig(thresholds=(0.25,)), folds=3)
+    tables = fold_tables(even_patches(), GroupsConfig(thresholds=(0.25,)), folds=3)
     whole = tables[0]
     assert set(whole["split"]) == {"test"}
     tested = pd.concat([tables[k][tables[k]["split"] == "test"] for k in (1, 2, 3)])
@@ -81,7 +72,7 @@ def test_a_fold_has_its_own_splits_and_the_whole_cohort_is_tested_once():
 
 
 def test_an_empty_group_in_a_fold_stops_only_methods_that_need_groups(tmp_path):
-    table = patches()
+    table = even_patches()
     config = GroupsConfig(thresholds=(0.25,))
     whole = fold_tables(table, config, folds=3)[0]
     number = int(whole.set_index("patient_id")["fold"]["p2"].iloc[0])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_patches import write_work
+from made_patches import small_config, write_work
 
 from pathopatch.core.artefacts import Stamp, read_table, write_table
 from pathopatch.core.config import TrainConfig
@@ -19,11 +19,6 @@ from pathopatch.stages.train import check_networks, keep_to_one_thread, recommen
 from pathopatch.training.group_checks import runs_with_groups
 
 
-def config_of(**changes: Any) -> TrainConfig:
-    small = {"input_px": 16, "steps": 4, "batch_per_class": 4, "evaluations": 2, "threads": 1}
-    return TrainConfig(**{**small, **changes})
-
-
 def test_who_says_nothing_gets_a_frozen_network_whose_head_is_chosen(tmp_path: Path) -> None:
     write_work(tmp_path)
     chosen, text = recommended(tmp_path, TrainConfig(threshold=0.5, seed=3))
@@ -32,13 +27,13 @@ def test_who_says_nothing_gets_a_frozen_network_whose_head_is_chosen(tmp_path: P
     assert text.startswith("train: tf_efficientnet_lite0, frozen; validation chooses")
     assert "frozen; interior erm, without validation" in recommended(tmp_path, TrainConfig(select="last"))[1]
     for own in ({"method": "gerne"}, {"mask": "none"}, {"gerne": {"c": 1.0}}, {"frozen": True}):
-        assert recommended(tmp_path, config_of(**own)) == (config_of(**own), "")
+        assert recommended(tmp_path, small_config(**own)) == (small_config(**own), "")
     groups = read_table(tmp_path / "groups.parquet").assign(attribute="scanner")
     write_table(tmp_path / "groups.parquet", groups, Stamp(stage="groups"))
     of_scanner, text = recommended(tmp_path, TrainConfig())
     assert (of_scanner.frozen, of_scanner.choose, of_scanner.method) == (True, False, "gerne")
     assert "frozen; gerne" in text
-    assert recommended(tmp_path, config_of()) == (config_of(), "")  # composing would vary the tissue
+    assert recommended(tmp_path, small_config()) == (small_config(), "")  # composing would vary the tissue
 
 
 @pytest.mark.parametrize(
@@ -61,14 +56,14 @@ def test_settings_of_steps_get_composed_patches(tmp_path: Path, given: dict[str,
 )
 def test_what_a_row_cannot_be_is_refused_before_any_trains(settings: dict[str, Any], place: str) -> None:
     with pytest.raises(InputUnsupportedError, match=place):
-        check_networks([config_of(), config_of(method="erm", **settings)])
+        check_networks([small_config(), small_config(method="erm", **settings)])
 
 
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path, jobs: int) -> None:
     write_work(tmp_path)
-    bad = config_of(method="resample", mean=(0.5,) * 9, std=(0.1,) * 9)
-    good = config_of(method="erm")
+    bad = small_config(method="resample", mean=(0.5,) * 9, std=(0.1,) * 9)
+    good = small_config(method="erm")
     with Workers(jobs) if jobs > 1 else nullcontext() as processes:
         errors = train_many(tmp_path, [bad, good], None, processes=processes)
     assert {run: error.code for run, error in errors.items()} == {bad.run_name: "CHANNEL_MISMATCH"}
@@ -83,7 +78,7 @@ def test_what_the_sampler_refuses_is_refused_before_any_run_trains(
     tmp_path: Path, settings: dict[str, Any], code: str
 ) -> None:
     write_work(tmp_path)
-    runs = [config_of(method="gerne", **settings), config_of(method="erm")]
+    runs = [small_config(method="gerne", **settings), small_config(method="erm")]
     left, refused = runs_with_groups([tmp_path], runs)
     assert [run.method for run in left] == ["erm"]
     assert [error.code for error in refused.values()] == [code]
@@ -108,7 +103,7 @@ def test_progress_in_a_fold_names_the_fold(tmp_path: Path) -> None:
     fold = tmp_path / "folds" / "2"
     write_work(fold)
     shown: list[str] = []
-    train_many(fold, [config_of(method="erm")], None, progress=lambda *words: shown.append(words[0]))
+    train_many(fold, [small_config(method="erm")], None, progress=lambda *words: shown.append(words[0]))
     assert set(shown) == {"train fold 2 erm-t0.25-s0"}
 
 
@@ -116,14 +111,14 @@ def test_progress_in_a_fold_names_the_fold(tmp_path: Path) -> None:
 def test_runs_side_by_side_equal_runs_one_by_one_and_an_error_comes_last(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_work(tmp_path / name)
-    configs = [config_of(method=method) for method in ("erm", "resample")]
+    configs = [small_config(method=method) for method in ("erm", "resample")]
     shown: list[tuple[str, int, int, str]] = []
     assert train_many(tmp_path / "a", configs, None) == {}
     with Workers(2) as processes:
         side_by_side = partial(train_many, tmp_path / "b", search=None, processes=processes)
         assert side_by_side(configs, progress=lambda *words: shown.append(words)) == {}
         # The first of the two is stale: the second is trained nevertheless.
-        longer = [config_of(method="erm", steps=5), config_of(method="groupdro")]
+        longer = [small_config(method="erm", steps=5), small_config(method="groupdro")]
         with pytest.raises(StaleArtefactError, match="steps was 4, is 5"):
             side_by_side(longer)
     for config in configs:
@@ -138,8 +133,8 @@ def test_choose_is_refused_where_the_groups_are_not_of_tissue(tmp_path: Path) ->
     groups = read_table(tmp_path / "groups.parquet").assign(attribute="scanner")
     write_table(tmp_path / "groups.parquet", groups, Stamp(stage="groups"))
     chosen = TrainConfig(frozen=True, choose=True, method="erm", name="chosen")
-    runs, refused = runs_with_groups([tmp_path], [config_of(method="erm"), chosen])
-    assert [run.run_name for run in runs] == [config_of(method="erm").run_name]
+    runs, refused = runs_with_groups([tmp_path], [small_config(method="erm"), chosen])
+    assert [run.run_name for run in runs] == [small_config(method="erm").run_name]
     assert "heads that see tissue alone" in str(refused[chosen.run_name])
 
 
@@ -147,7 +142,7 @@ def test_rows_that_need_other_features_begin_first(tmp_path: Path, monkeypatch: 
     begun: list[str] = []
     monkeypatch.setattr(train_stage, "_train", lambda work, search, force, config, progress: begun.append(config.name))
     rows = [("a", "erm", "none"), ("b", "resample", "none"), ("c", "erm", "normalise"), ("d", "groupdro", "none")]
-    configs = [config_of(frozen=True, name=name, method=method, mask=mask) for name, method, mask in rows]
+    configs = [small_config(frozen=True, name=name, method=method, mask=mask) for name, method, mask in rows]
     with Workers(0) as here:
         train_many(tmp_path, configs, None, processes=here)
     assert begun == ["a", "c", "b", "d"]

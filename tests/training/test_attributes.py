@@ -1,9 +1,11 @@
 """Runs draw by a threshold or by bins, and are selected by what they draw by."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from made_model import stated
-from made_patches import write_work
+from made_patches import small_config, write_work
 
 from pathopatch.core.artefacts import Stamp, write_table
 from pathopatch.core.config import EvaluateConfig, GroupsConfig, StudyConfig, TrainConfig, TuneConfig, parse
@@ -34,9 +36,7 @@ def graded_work(folder, *, own=()):
     return regrouped
 
 
-def small(**changes):
-    common = {"input_px": 16, "steps": 4, "batch_per_class": 4, "evaluations": 2, "threads": 1, "least_per_bin": 1}
-    return TrainConfig(**{**common, **changes})
+small = partial(small_config, least_per_bin=1)
 
 
 @pytest.mark.parametrize(

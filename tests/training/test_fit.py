@@ -2,15 +2,15 @@
 
 import json
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from made_patches import toy
+from made_patches import small_config, toy
 from safetensors.torch import load_file
 from torch import nn
 
-from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import BetaOutOfBoundsError, GroupEmptyError, InputUnsupportedError, NonFiniteError
 from pathopatch.debias.methods import NAMES, Method
 from pathopatch.debias.samplers import UniformBatchSampler
@@ -21,11 +21,7 @@ from pathopatch.training.fit import fit_arrays
 
 TRAIN = toy([[40, 8], [8, 40]], seed=0)
 VAL = toy([[10, 10], [10, 10]], seed=1)
-
-
-def _config(**changes):
-    small = {"input_px": 16, "steps": 8, "batch_per_class": 4, "evaluations": 4, "threads": 1, "learning_rate": 3e-3}
-    return TrainConfig(**{**small, **changes})
+_config = partial(small_config, steps=8, evaluations=4, learning_rate=3e-3)
 
 
 def _equal(one: nn.Module, other: nn.Module) -> bool:

@@ -1,12 +1,12 @@
 """Training with any number of classes and attribute values, known or not."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
-from made_patches import toy
+from made_patches import small_config, toy
 
-from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import GroupEmptyError
 from pathopatch.debias.methods import NAMES
 from pathopatch.training.fit import fit_arrays
@@ -15,11 +15,7 @@ from pathopatch.training.selection import check_validation, sample_each_group, t
 TRAIN = toy([[30, 4, 2, 1], [3, 30, 2, 2], [2, 3, 30, 4]], seed=0, side=8)  # 3 classes, 4 attribute values
 VAL = toy([[6, 6, 6, 6]] * 3, seed=1, side=8)
 BINARY = toy([[20, 5], [5, 20]], seed=0, side=8)
-
-
-def _config(**changes):
-    small = {"input_px": 8, "steps": 3, "batch_per_class": 4, "evaluations": 1, "threads": 1}
-    return TrainConfig(**{**small, **changes})
+_config = partial(small_config, input_px=8, steps=3, evaluations=1)
 
 
 def _unknown(patches):

@@ -1,9 +1,10 @@
 """A run on a work folder: what it leaves, when it is stale, and that it is resumed."""
 
 import json
+from functools import partial
 
 import pytest
-from made_patches import write_work
+from made_patches import small_config, write_work
 
 from pathopatch.core.artefacts import Stamp, write_table
 from pathopatch.core.config import TrainConfig
@@ -11,10 +12,7 @@ from pathopatch.core.errors import StaleArtefactError
 from pathopatch.models.loading import load_model
 from pathopatch.training.run import fit
 
-
-def _config(**changes):
-    small = {"input_px": 16, "steps": 8, "batch_per_class": 4, "evaluations": 4, "threads": 1, "learning_rate": 3e-3}
-    return TrainConfig(**{**small, **changes})
+_config = partial(small_config, steps=8, evaluations=4, learning_rate=3e-3)
 
 
 def test_a_run_leaves_a_model_and_is_not_done_twice(tmp_path):

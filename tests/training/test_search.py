@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from made_patches import toy
+from made_patches import small_config, toy
 from optuna.trial import FrozenTrial, create_trial
 
 from pathopatch.core.config import TrainConfig, TuneConfig, parse
@@ -38,11 +38,6 @@ VAL = toy([[10, 10], [10, 10]], seed=1)
 SEARCH = TuneConfig(trials=3)
 
 
-def config_of(**changes: Any) -> TrainConfig:
-    small = {"input_px": 16, "steps": 4, "batch_per_class": 4, "evaluations": 2, "threads": 1}
-    return TrainConfig(**{**small, **changes})
-
-
 def search_arrays(
     train: Any, val: Any, config: TrainConfig, search: TuneConfig, *, study: Any = None, progress: Any = None
 ) -> tuple[TrainConfig, TrainingResult]:
@@ -65,7 +60,7 @@ def pairs_of(space: SearchSpace) -> list[tuple[float, float]]:
 
 def test_the_grid_of_s_is_cut_at_the_bounds_of_beta() -> None:
     skewed = toy([[95, 5], [5, 95]], seed=0, side=8)
-    space = search_space(skewed, config_of(), TuneConfig())
+    space = search_space(skewed, small_config(), TuneConfig())
     alpha = gerne.alpha(skewed.label, skewed.attribute)
     for c in (0.5, 1.0):
         low, high = gerne.beta_bounds(alpha, c)
@@ -73,13 +68,13 @@ def test_the_grid_of_s_is_cut_at_the_bounds_of_beta() -> None:
         # alpha_max = .95: p_ext of the large cell is .95 - .45 s, so s may be up to 2.11 and the whole grid remains
         assert sorted(s for k, s in pairs_of(space) if k == c) == [s for s in TuneConfig().s_values if s >= c]
     mild = toy([[50, 50], [40, 60]], seed=0, side=8)  # .6 - .1 s >= 0
-    extreme = search_space(mild, config_of(), TuneConfig(s_values=(1.0, 5.9, 6.1)))
+    extreme = search_space(mild, small_config(), TuneConfig(s_values=(1.0, 5.9, 6.1)))
     assert [s for _, s in pairs_of(extreme)] == [5.9, 5.9, 1.0, 1.0]  # last what needs no try
 
 
 def test_the_grid_is_tried_from_its_middle_outwards_and_the_larger_c_first() -> None:
     study = optuna.create_study(direction="maximize")
-    search_arrays(TRAIN, VAL, config_of(method="gerne", steps=1), TuneConfig(trials=6), study=study)
+    search_arrays(TRAIN, VAL, small_config(method="gerne", steps=1), TuneConfig(trials=6), study=study)
     table = trial_table(study)
     assert np.allclose(table["s"], table["c"] * (table["beta"] + 1))
     tried = list(zip(table["c"], table["s"].round(9), strict=True))
@@ -88,17 +83,17 @@ def test_the_grid_is_tried_from_its_middle_outwards_and_the_larger_c_first() -> 
 
 def test_a_method_searches_what_it_declares_and_nothing_else() -> None:
     for name in ("erm", "resample", "auto"):
-        space = search_space(TRAIN, config_of(method=name), TuneConfig())
+        space = search_space(TRAIN, small_config(method=name), TuneConfig())
         assert (space.grid, list(space.ranges)) == ((), ["learning_rate", "weight_decay"])
     # alpha of the groups is .83: p_ext allows s up to 2.5
     wide = TuneConfig(s_values=(1.0, 2.0, 2.2), c_values=(1.0,))
-    assert pairs_of(search_space(TRAIN, config_of(), wide)) == [(1.0, 2.0), (1.0, 2.2), (1.0, 1.0)]
+    assert pairs_of(search_space(TRAIN, small_config(), wide)) == [(1.0, 2.0), (1.0, 2.2), (1.0, 1.0)]
 
 
 @pytest.mark.parametrize("name", ["erm", "gerne"])
 def test_methods_get_equal_trials_and_the_first_is_the_configuration(name: str) -> None:
     study = optuna.create_study(direction="maximize")
-    settings, fitted = search_arrays(TRAIN, VAL, config_of(method=name), SEARCH, study=study)
+    settings, fitted = search_arrays(TRAIN, VAL, small_config(method=name), SEARCH, study=study)
     table = trial_table(study)
     assert len(table) == 3
     assert table.loc[0, "learning_rate"] == 1e-3
@@ -115,9 +110,9 @@ def test_methods_get_equal_trials_and_the_first_is_the_configuration(name: str) 
 
 
 def test_a_trial_is_a_function_of_its_number_and_of_earlier_trials() -> None:
-    space, earlier = search_space(TRAIN, config_of(), SEARCH), [done(number, number / 10) for number in range(6)]
+    space, earlier = search_space(TRAIN, small_config(), SEARCH), [done(number, number / 10) for number in range(6)]
     for number in (3, 6):
-        first, again = (ask_trial(number, earlier[:number], config_of(), SEARCH, space)[1] for _ in range(2))
+        first, again = (ask_trial(number, earlier[:number], small_config(), SEARCH, space)[1] for _ in range(2))
         assert first == again
 
 
@@ -134,7 +129,7 @@ def test_a_diverged_trial_counts_and_loses_and_all_diverged_are_an_error() -> No
         search_arrays(
             TRAIN,
             VAL,
-            config_of(method="erm", optimizer="sgd", learning_rate=1e30),
+            small_config(method="erm", optimizer="sgd", learning_rate=1e30),
             TuneConfig(trials=2, learning_rates=(1e30, 1e31)),
             study=study,
         )
@@ -144,7 +139,7 @@ def test_a_diverged_trial_counts_and_loses_and_all_diverged_are_an_error() -> No
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_can_be_searched_and_its_steps_are_counted(name: str) -> None:
     study = optuna.create_study(direction="maximize")
-    config, search = config_of(method=name), TuneConfig(trials=2)
+    config, search = small_config(method=name), TuneConfig(trials=2)
     steps: list[int] = []
     search_arrays(TRAIN, VAL, config, search, study=study, progress=lambda step, total, _: steps.append(total))
     table = trial_table(study)
@@ -157,13 +152,13 @@ def test_without_known_attributes_the_worst_class_is_measured() -> None:
     unknown = np.full(len(TRAIN), -1), np.full(len(VAL), -1)
     train, val = TRAIN.with_attribute(unknown[0]), VAL.with_attribute(unknown[1])
     study = optuna.create_study(direction="maximize")
-    _, fitted = search_arrays(train, val, config_of(method="erm-balanced"), TuneConfig(trials=2), study=study)
+    _, fitted = search_arrays(train, val, small_config(method="erm-balanced"), TuneConfig(trials=2), study=study)
     best = trial_table(study).query("won").iloc[0]
     assert (best["wga"], best["wga_at_zero"]) == (fitted.validation["wga"], fitted.validation["wga_at_zero"])
 
 
 def test_the_text_counts_the_steps_of_all_trials_and_runs() -> None:
-    runs = [config_of(method=name, steps=600) for name in ("erm", "gerne", "auto")]
+    runs = [small_config(method=name, steps=600) for name in ("erm", "gerne", "auto")]
     assert search_text(runs, SEARCH) == "search: 3 trials for 3 runs, 5400 steps in all"
 
 
@@ -175,7 +170,7 @@ def test_ranges_that_a_logarithmic_scale_does_not_have_are_refused(ranges: dict[
 
 def test_the_objective_decides_what_trials_are_compared_by() -> None:
     study = optuna.create_study(direction="maximize")
-    search_arrays(TRAIN, VAL, config_of(method="erm"), TuneConfig(trials=2, objective="gba"), study=study)
+    search_arrays(TRAIN, VAL, small_config(method="erm"), TuneConfig(trials=2, objective="gba"), study=study)
     table = trial_table(study)
     assert table["value"].tolist() == table["gba"].tolist()
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from fresh_process import FRESH
-from made_patches import write_work
+from made_patches import small_config, write_work
 from typer.testing import CliRunner
 
 from pathopatch.cli import app
@@ -25,11 +25,6 @@ SEARCH = TuneConfig(trials=3)
 SAME = ("trials.csv", "search.json", "model/model.safetensors", "config.json", "history.csv", "run.json")
 
 
-def config_of(**changes: Any) -> TrainConfig:
-    small = {"input_px": 16, "steps": 4, "batch_per_class": 4, "evaluations": 2, "threads": 1}
-    return TrainConfig(**{**small, **changes})
-
-
 class Killed(Exception):
     pass
 
@@ -41,15 +36,15 @@ def test_a_killed_search_goes_on_to_the_same_trials_and_winner(tmp_path: Path) -
 
     for name in ("a", "b"):
         write_work(tmp_path / name)
-    undisturbed = tune(tmp_path / "a", config_of(), SEARCH)
+    undisturbed = tune(tmp_path / "a", small_config(), SEARCH)
     with pytest.raises(Killed):
-        tune(tmp_path / "b", config_of(), SEARCH, progress=kill)
+        tune(tmp_path / "b", small_config(), SEARCH, progress=kill)
     steps: list[tuple[int, int]] = []
-    folder = tune(tmp_path / "b", config_of(), SEARCH, progress=lambda s, t, m: steps.append((s, t)))
+    folder = tune(tmp_path / "b", small_config(), SEARCH, progress=lambda s, t, m: steps.append((s, t)))
     assert steps[0] == (7, 12)  # the first trial is not done again, the second goes on after its last evaluation
     for name in SAME:
         assert (folder / name).read_bytes() == (undisturbed / name).read_bytes()
-    assert tune(tmp_path / "b", config_of(), SEARCH, progress=kill) == folder  # finished: nothing runs
+    assert tune(tmp_path / "b", small_config(), SEARCH, progress=kill) == folder  # finished: nothing runs
     assert not list(folder.rglob("checkpoint*"))
 
 
@@ -62,7 +57,7 @@ def test_a_winner_found_before_the_interruption_is_not_trained_again(
 
     write_work(tmp_path)
     with pytest.raises(Killed):
-        tune(tmp_path, config_of(), SEARCH, progress=kill_late)
+        tune(tmp_path, small_config(), SEARCH, progress=kill_late)
     steps: list[int] = []
     true_fit = tune_module.fit_arrays
 
@@ -70,7 +65,7 @@ def test_a_winner_found_before_the_interruption_is_not_trained_again(
         return true_fit(train, val, config, checkpoints=checkpoints, progress=lambda step, *_: steps.append(step))
 
     monkeypatch.setattr(tune_module, "fit_arrays", counted)
-    folder = tune(tmp_path, config_of(), SEARCH)
+    folder = tune(tmp_path, small_config(), SEARCH)
     assert steps == []  # the last trial had reached its last evaluation, and the winner's weights are on disk
     assert read_json(folder / "search.json")["steps"] == 12
 
@@ -87,7 +82,7 @@ def test_the_winner_is_stored_as_the_run_and_test_is_never_loaded(
 
     monkeypatch.setattr(run_module, "load_patches", spy)
     write_work(tmp_path)
-    folder = tune(tmp_path, config_of(), SEARCH)
+    folder = tune(tmp_path, small_config(), SEARCH)
     assert loaded == ["train", "val"]
     table = pd.read_csv(folder / "trials.csv")
     best = table[table["won"]].iloc[0]
@@ -101,7 +96,7 @@ def test_the_winner_is_stored_as_the_run_and_test_is_never_loaded(
 
 
 def search_in_process(work: Path) -> None:
-    tune(work, config_of(), SEARCH)
+    tune(work, small_config(), SEARCH)
 
 
 @pytest.mark.slow
