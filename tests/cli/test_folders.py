@@ -14,9 +14,7 @@ from pathopatch.core.status import update_status
 Type = Callable[..., int]
 
 
-def test_a_dry_run_lists_good_and_bad_slides_and_ends_as_the_stage_would(
-    tmp_path: Path, typed: Type, capsys: pytest.CaptureFixture[str], said: Callable
-) -> None:
+def test_a_dry_run_lists_good_and_bad_slides_and_ends_as_the_stage_would(tmp_path: Path, said: Callable) -> None:
     disc = disc_image(130, 100, (60, 50), 40, tissue=[800], glass=[20], dtype=np.uint16)
     write_channel(tmp_path / "a.tif", disc[0])
     (tmp_path / "cut.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:9000])
@@ -25,8 +23,8 @@ def test_a_dry_run_lists_good_and_bad_slides_and_ends_as_the_stage_would(
     assert "1 slide, 20 patches" in printed.out
     assert "failed: cut: INPUT_CORRUPT" in printed.err
     for limit in ("--timeout", "--memory-gb"):
-        assert typed("tile", tmp_path / "m.csv", "-o", tmp_path / "out", "--dry-run", limit, 5) == 2
-        assert f"{limit}: a dry run" in capsys.readouterr().err
+        told = said("tile", tmp_path / "m.csv", "-o", tmp_path / "out", "--dry-run", limit, 5, code=2).err
+        assert f"{limit}: a dry run" in told
     assert not (tmp_path / "out").exists()
 
 

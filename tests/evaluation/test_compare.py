@@ -75,24 +75,17 @@ def work(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_reference_is_the_erm_that_validation_prefers(work: Path) -> None:
+def test_a_gain_is_over_the_erm_that_validation_prefers_each_at_its_own_decision_threshold(work: Path) -> None:
     table = compare(work, config=QUICK).set_index("method")
     assert set(table["reference"]) == {"erm-balanced-t0.5-s0"}
     assert table.loc["erm", "wga_val"] == pytest.approx(0.2)
-
-
-def test_a_gain_is_the_difference_of_the_worst_groups(work: Path) -> None:
-    gerne = compare(work, config=QUICK).set_index("method").loc["gerne"]
+    gerne, balanced = table.loc["gerne"], table.loc["erm-balanced"]
     assert gerne["wga"] == pytest.approx(0.7)
     assert gerne["gain_wga"] == pytest.approx(0.7 - 0.3)
     assert [gerne[f"n_{g}"] for g in range(4)] == [10, 10, 10, 10]
     # Paired: whichever patients are drawn, both models move together.
     assert (gerne["gain_wga_low"], gerne["gain_wga_high"]) == pytest.approx((0.4, 0.4))
     assert gerne["wga_high"] - gerne["wga_low"] > 0.1
-
-
-def test_each_run_is_judged_at_its_own_decision_threshold(work: Path) -> None:
-    balanced = compare(work, config=QUICK).set_index("method").loc["erm-balanced"]
     assert balanced["decision_threshold"] == 0.7
     assert balanced["gain_wga"] == 0
     assert balanced["accuracy_1"] == pytest.approx(0.3)
@@ -122,20 +115,16 @@ def test_the_csv_holds_what_a_person_reads_of_the_table(work: Path) -> None:
     pd.testing.assert_frame_equal(filled, table[list(written)], check_dtype=False)
 
 
-def test_the_text_table_shows_interval_and_groups(work: Path) -> None:
-    lines = comparison_text(work, compare(work, config=QUICK)).splitlines()
+def test_the_text_shows_intervals_and_groups_and_a_gain_with_verdict_and_reference(work: Path) -> None:
+    table = compare(work, config=QUICK)
+    lines = comparison_text(work, table).splitlines()
     assert lines[0] == "Split test, in percent; smallest group n = 10"
     gerne = next(line for line in lines if "gerne" in line)
     assert gerne.split()[:3] == ["0.5", "gerne-t0.5-s0", "70.0"]
     assert gerne.split()[5] == "70.0"  # at a decision threshold of 0, which this run has
     assert gerne.split()[-4:] == ["80.0", "90.0", "1", "600"]
-
-
-def test_a_gain_in_the_text_has_interval_verdict_and_reference(work: Path) -> None:
-    table = compare(work, config=QUICK)
     row = table.set_index("run").loc["gerne-t0.5-s0"]
     ends = f"(95 % interval {100 * row['gain_wga_low']:+.1f} to {100 * row['gain_wga_high']:+.1f})"
-    lines = comparison_text(work, table).splitlines()
     start = next(place for place, line in enumerate(lines) if line.startswith("Gain over ERM"))
     gains = {line.split()[1]: line for line in lines[start + 1 : start + 3]}
     assert set(gains) == {"erm-t0.5-s0", "gerne-t0.5-s0"}  # the reference is compared with nothing
@@ -222,9 +211,7 @@ def test_validation_alone_prefers_a_run(work: Path) -> None:
     assert preferred_run(work, threshold=0.5) == "gerne-t0.5-s0"
     with pytest.raises(InputMissingError, match=r"threshold 0\.25"):
         preferred_run(work, threshold=0.25)
-
-
-def test_a_tie_on_validation_goes_to_the_higher_gba(work: Path) -> None:
+    # A tie goes to the higher GBA.
     write_run(work, TrainConfig(method="resample", threshold=0.5), {"val": (8, 9, 8, 8), "test": (1, 1, 1, 1)})
     assert preferred_run(work, threshold=0.5) == "resample-t0.5-s0"
 

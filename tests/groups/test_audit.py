@@ -78,7 +78,6 @@ def test_a_threshold_that_was_not_grouped_is_named() -> None:
 
 def test_alpha_is_the_share_within_the_label() -> None:
     thresholds = audit(grouped({"train": TRAIN}), [0.25, 0.5])["thresholds"]
-    assert thresholds["0.25"]["train"]["counts"] == [[3, 1], [1, 3]]
     assert thresholds["0.25"]["train"]["alpha"] == [[0.75, 0.25], [0.25, 0.75]]
     assert thresholds["0.5"]["train"]["alpha"] == [[0.75, 0.25], [0.5, 0.5]]
 
@@ -124,14 +123,10 @@ def test_the_best_cut_is_the_best_of_all_cuts() -> None:
     assert ((fraction >= fraction_only["threshold"]) == label).mean() == pytest.approx(fraction_only["accuracy"])
 
 
-def test_a_split_of_one_label_has_no_auroc_and_no_alpha_for_the_other() -> None:
-    result = audit(grouped({"train": TRAIN, "test": [(1, 0.9), (1, 0.1)]}), [0.25])
+def test_a_split_of_one_label_has_no_auroc_and_no_alpha_for_the_other_in_json_and_as_text() -> None:
+    result = audit(grouped({"train": TRAIN, "test": [(1, 0.9), (1, 0.1)]}), [0.25, 0.5])
     assert result["fraction_only"]["test"]["auroc"] is None
     assert result["thresholds"]["0.25"]["test"]["alpha"] == [None, [0.5, 0.5]]
-
-
-def test_the_audit_is_plain_json_and_can_be_formatted_as_text() -> None:
-    result = audit(grouped({"train": TRAIN, "test": [(1, 0.9), (1, 0.1)]}), [0.25, 0.5])
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     text = format_audit(result)
     assert "AUROC 0.750 [0.281, 1.000], at equal area no pair of patches, accuracy 0.875 with tumour where the" in text

@@ -212,13 +212,13 @@ def test_masked_networks_and_networks_of_crops_are_averaged(slide: Path, tmp_pat
 
 
 def test_a_model_that_nobody_asked_is_not_corrected_and_can_still_be_asked(
-    typed: Callable[..., int], slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    typed: Callable[..., int], slide: Path, tmp_path: Path, said: Callable
 ) -> None:
     model, settings = write_model(tmp_path / "model"), tmp_path / "settings.toml"
     settings.write_text('[predict]\narea_correct = "average"\n')
     for how in (("--area-correct", "subtract"), ("--config", settings, "--dry-run")):
-        assert typed("predict", slide, "--model", model, "-o", tmp_path / "out", *how) == 1
-        assert "nobody has asked" in capsys.readouterr().err
+        told = said("predict", slide, "--model", model, "-o", tmp_path / "out", *how, code=1).err
+        assert "nobody has asked" in told
     assert not (tmp_path / "out" / "heatmaps").exists()
     # The settings are for predict: the command that has to come first asks the model as it is.
     assert typed("audit-model", model, slide, "-o", tmp_path / "asked", "--config", settings) == 0

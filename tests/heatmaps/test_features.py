@@ -248,12 +248,10 @@ def test_the_slides_are_drawn_measured_and_shown_in_review(
     reviewed.close()
 
 
-def test_a_slide_for_a_head_on_features_is_refused(
-    tmp_path: Path, head: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_slide_for_a_head_on_features_is_refused(tmp_path: Path, head: Path, said: Callable) -> None:
     write_rgb_pyramid(tmp_path / "s.tif", np.full((3, 64, 64), 200, np.uint8), levels=1, mpp=0.5)
-    assert typed("predict", tmp_path / "s.tif", "--model", head, "-o", tmp_path / "out") == 1
-    assert "the model takes features, and this file has none" in capsys.readouterr().err
+    told = said("predict", tmp_path / "s.tif", "--model", head, "-o", tmp_path / "out", code=1).err
+    assert "the model takes features, and this file has none" in told
 
 
 def test_a_model_of_patches_takes_no_slides_option(tmp_path: Path, typed: Callable[..., int]) -> None:

@@ -32,6 +32,7 @@ from pathopatch.models.verify import verify_export
 from pathopatch.patches.tissue_model import TissueModel
 
 FORMATS = get_args(Format)
+MASKED = {"mask": "normalise", "patch_px": 40, "input_px": 24}
 MULTIMODAL = {"channels": ("CARS", "TPEF"), "dtype": "uint16", "mean": (0.2, 0.4), "std": (0.3, 0.2)}
 
 
@@ -175,6 +176,7 @@ def test_wsinfers_own_check_accepts_the_description(tmp_path, wsinfer_zoo):
         ({"intensity": {"windows": {"G": (0, 200)}}}, r"divides by 255, and the model's .* 0 to 255, but G 0 to 200"),
         ({"mpp": None}, "patches of unknown scale"),
         ({"align": True}, "does not move channels"),
+        (MASKED, r"needs the tissue mask .* export it as onnx"),
         ({"class_names": ("it", "it")}, "needs distinct class names, and the model's are it, it"),
     ],
 )
@@ -266,9 +268,6 @@ def test_a_network_that_depends_on_the_batch_is_refused(tmp_path, monkeypatch, k
     with pytest.raises(InputUnsupportedError, match=r"small-groupnorm is not the model, by .* differ by"):
         export_model(bundle, tmp_path / "out", kind=kind)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
-
-
-MASKED = {"mask": "normalise", "patch_px": 40, "input_px": 24}
 
 
 @pytest.mark.parametrize("changes", [MASKED, {**MASKED, "patch_px": 64, "input_px": 32, "architecture": "resnet10t"}])
@@ -473,12 +472,6 @@ def test_a_bundle_whose_files_contradict_each_other_is_not_exported(tmp_path):
     edit_spec(bundle, mpp=1.0)
     with pytest.raises(CheckpointIncompatibleError, match="mpp is"):
         export_model(bundle, tmp_path / "out", kind="wsinfer")
-
-
-def test_wsinfer_gets_no_model_that_needs_the_tissue_mask(tmp_path):
-    with pytest.raises(InputUnsupportedError, match=r"needs the tissue mask .* export it as onnx"):
-        export_model(_bundle(tmp_path / "model", _spec(**MASKED)), tmp_path / "out", kind="wsinfer")
-    assert not (tmp_path / "out").exists()
 
 
 def test_answers_of_another_shape_than_is_due_are_a_problem(masked_export, monkeypatch):

@@ -142,13 +142,11 @@ def test_another_local_user_needs_the_printed_address(out: Path) -> None:
         assert Page(urlsplit(address).port or 0).ask("/ready").status == 200
 
 
-def test_what_cannot_tell_readers_apart_takes_one(
-    typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_tell_readers_apart_takes_one(said: Callable) -> None:
     for one in (("out", "--no-token"), ("--pack", "pack")):
-        assert typed("review", *one, "--reader", "Ada", "--reader", "Bo") == 2
-        assert "several readers go without" in capsys.readouterr().err
-    assert typed("review", "out", "--socket", "page") == 2
+        told = said("review", *one, "--reader", "Ada", "--reader", "Bo", code=2).err
+        assert "several readers go without" in told
+    said("review", "out", "--socket", "page", code=2)
 
 
 @needs_viewer
@@ -203,43 +201,35 @@ def test_another_host_prints_a_token_that_opens_the_page(out: Path) -> None:
 
 
 def test_a_port_that_is_taken_is_an_error_with_a_remedy(
-    out: Path, typed: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    out: Path, said: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(viewer, "is_installed", lambda: True)
     with listen("127.0.0.1", 0) as taken:
-        assert typed("review", out, "--port", taken.getsockname()[1]) == 1
-    printed = capsys.readouterr()
+        printed = said("review", out, "--port", taken.getsockname()[1], code=1)
     assert "choose another --port" in printed.err
     assert printed.out == ""
 
 
 def test_without_its_viewer_the_command_names_the_line_that_brings_it(
-    out: Path, typed: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    out: Path, said: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(viewer, "is_installed", lambda: False)
-    assert typed("review", out, "--port", 0) == 1
-    assert "Remedy: " + viewer.remedy() in capsys.readouterr().err
+    assert "Remedy: " + viewer.remedy() in said("review", out, "--port", 0, code=1).err
 
 
 @pytest.mark.parametrize("missing", ["starlette", "uvicorn"])
 def test_without_its_extra_the_command_names_it(
-    out: Path,
-    typed: Callable[..., int],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    missing: str,
+    out: Path, said: Callable, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else object())
-    assert typed("review", out, "--port", 0) == 1
-    assert "pip install starlette uvicorn" in capsys.readouterr().err
+    assert "pip install starlette uvicorn" in said("review", out, "--port", 0, code=1).err
 
 
 def test_a_folder_without_predictions_is_an_error_and_gets_no_log(
-    tmp_path: Path, typed: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, said: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(viewer, "is_installed", lambda: True)
-    assert typed("review", tmp_path, "--port", 0) == 1
-    assert "INPUT_MISSING" in capsys.readouterr().err
+    assert "INPUT_MISSING" in said("review", tmp_path, "--port", 0, code=1).err
     assert list(tmp_path.iterdir()) == []
 
 

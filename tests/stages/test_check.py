@@ -51,7 +51,7 @@ def manifest(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_an_mpp_that_contradicts_the_file_is_a_warning_of_every_stage(
-    quick: bool, tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str], said: Callable
+    quick: bool, tmp_path: Path, said: Callable
 ) -> None:
     made.write_channel(tmp_path / "a.tif", tissue(), mpp=0.5)
     path = tmp_path / "cohort.csv"
@@ -59,8 +59,8 @@ def test_an_mpp_that_contradicts_the_file_is_a_warning_of_every_stage(
     warning = "s1: um/px: 1 is stated and counts, though the file says 0.5"
     assert warning in said("check", path, *(["--quick"] if quick else [])).err
     assert warning in said("tile", path, "-o", tmp_path / "work").err
-    assert typed("info", tmp_path / "a.tif", "--slide-mpp", 1, "-o", tmp_path / "a.png") == 0
-    assert "a: um/px: 0.5 counts, as the file says; --slide-mpp 1 is not used" in capsys.readouterr().err
+    told = said("info", tmp_path / "a.tif", "--slide-mpp", 1, "-o", tmp_path / "a.png").err
+    assert "a: um/px: 0.5 counts, as the file says; --slide-mpp 1 is not used" in told
 
 
 @pytest.mark.parametrize(("mask", "is_said"), [("", True), ("all", False), ("none", False)])
@@ -254,9 +254,7 @@ def test_annotations_are_parsed_lie_on_the_slide_and_have_known_classes(tmp_path
 
 @pytest.mark.fault("misplaced-mask")
 @pytest.mark.parametrize("kind", ["mask", "outlines"])
-def test_check_and_tile_say_of_which_slides_the_tumour_lies_on_glass(
-    tmp_path: Path, kind: str, typed: Callable[..., int], capsys: pytest.CaptureFixture[str], said: Callable
-) -> None:
+def test_check_and_tile_say_of_which_slides_the_tumour_lies_on_glass(tmp_path: Path, kind: str, said: Callable) -> None:
     truth, shape = np.zeros((512, 512), bool), np.zeros((64, 64), np.uint8)
     truth[32:224, 32:480] = True  # the upper half
     shape[8:24, 8:56] = 255
@@ -277,8 +275,8 @@ def test_check_and_tile_say_of_which_slides_the_tumour_lies_on_glass(
         '[tile]\npatch_px = 64\nmpp = 0.5\n[tile.labels.annotations]\ntumor = ["Tumor"]\n'
     )
     checked = warned(said("check", tmp_path / "cohort.csv", "--config", tmp_path / "study.toml").err)
-    assert typed("tile", tmp_path / "cohort.csv", "-o", tmp_path / "work", "--config", tmp_path / "study.toml") == 0
-    (warning,) = warned(capsys.readouterr().err)
+    tiled = said("tile", tmp_path / "cohort.csv", "-o", tmp_path / "work", "--config", tmp_path / "study.toml")
+    (warning,) = warned(tiled.err)
     assert checked == [warning]
     place = "12 of 12 tumour patches (100%) hold next to no tissue, at x 64 to 448, y 320 to 448 px"
     other = "1 of 1 tumour patches (100%) hold next to no tissue, at x 64 to 128, y 320 to 384 px"
@@ -338,16 +336,13 @@ def test_check_takes_the_scale_that_tile_would_take(tmp_path: Path, typed: Calla
     assert dict(zip(slides["slide_id"], slides["mpp"], strict=True)) == {"a": 0.5, "b": 0.25}
 
 
-def test_info_warns_of_a_missing_mpp_with_the_message_of_check(
-    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_info_warns_of_a_missing_mpp_with_the_message_of_check(tmp_path: Path, said: Callable) -> None:
     made.write_channel(tmp_path / "a.tif", tissue(), mpp=None)
     (tmp_path / "m.csv").write_text("slide_id,patient_id,path\na,p,a.tif\n")
     words = "micrometres per pixel are unknown"
-    assert typed("check", tmp_path / "m.csv", "--quiet") == 1
-    assert f"MPP_MISSING: row 2, column 'mpp', value '': slide a: {words}" in capsys.readouterr().err
-    assert typed("info", tmp_path / "a.tif", "-o", tmp_path / "a.png") == 0
-    assert f"warning: a: MPP_MISSING: {words}" in capsys.readouterr().err
+    problem = f"MPP_MISSING: row 2, column 'mpp', value '': slide a: {words}"
+    assert problem in said("check", tmp_path / "m.csv", "--quiet", code=1).err
+    assert f"warning: a: MPP_MISSING: {words}" in said("info", tmp_path / "a.tif", "-o", tmp_path / "a.png").err
 
 
 def test_a_warning_of_600_slides_is_one_line_and_counts_once_over_stages(

@@ -50,10 +50,11 @@ def test_half_precision_stays_as_it_is_stored(tmp_path: Path) -> None:
     assert open_features(folder).read("A").features.dtype == np.float16
 
 
-def test_a_file_without_a_side_leaves_it_unknown(tmp_path: Path) -> None:
+@pytest.mark.parametrize("side", [0, "many"])
+def test_a_file_without_a_side_leaves_it_unknown(tmp_path: Path, side: object) -> None:
     folder = made_features.trident(tmp_path)
     with h5py.File(folder / "A.h5", "r+") as file:
-        file["coords"].attrs["patch_size_level0"] = 0
+        file["coords"].attrs["patch_size_level0"] = side
     assert open_features(folder / "A.h5").read("A").side is None
 
 

@@ -1,6 +1,5 @@
 from pathlib import Path
 
-import h5py
 import made_features
 import numpy as np
 import pytest
@@ -130,13 +129,6 @@ def test_hidden_and_temporary_files_are_left_alone(tmp_path: Path) -> None:
     for name in ("C.h5.tmp-0a1b2c3d-1-0a1b2c3d", "A.h5.lock", "C.h5.lock"):
         (folder / name).write_bytes(b"")
     assert open_features(folder).slide_ids == ("A", "B")
-
-
-def test_a_dangling_attribute_is_no_crash(tmp_path: Path) -> None:
-    folder = made_features.trident(tmp_path, slides=("A",))
-    with h5py.File(folder / "A.h5", "r+") as file:
-        file["coords"].attrs["patch_size_level0"] = "many"
-    assert open_features(folder).read("A").side is None
 
 
 def test_every_layout_has_a_writer_in_the_contract() -> None:

@@ -57,12 +57,9 @@ def test_of_many_slides_finished_ones_are_only_counted_without_slides(tmp_path: 
 
 
 @pytest.mark.parametrize(("done", "failed", "code"), [(3, 0, 0), (2, 1, 3), (0, 2, 1)])
-def test_its_exit_code_is_that_of_a_run(
-    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str], done: int, failed: int, code: int
-) -> None:
+def test_its_exit_code_is_that_of_a_run(tmp_path: Path, said: Callable, done: int, failed: int, code: int) -> None:
     fill(tmp_path, done, failed)
-    assert typed("status", tmp_path, "--quiet") == code
-    assert capsys.readouterr().out == ""
+    assert said("status", tmp_path, "--quiet", code=code).out == ""
 
 
 def test_slides_whose_tissue_is_uncertain_are_counted_and_named(tmp_path: Path, said: Callable) -> None:
