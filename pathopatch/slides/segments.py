@@ -70,8 +70,8 @@ def _read_fully(descriptor: int, offset: int, count: int) -> bytes:
     return content
 
 
-def _read_block(descriptor: int, number: int) -> bytes:
-    return _read_fully(descriptor, number * _BLOCK_BYTES, _BLOCK_BYTES)
+def _read_block(descriptor: int, offset: int) -> bytes:
+    return _read_fully(descriptor, offset, _BLOCK_BYTES)
 
 
 class TileCache:
@@ -112,9 +112,10 @@ class TileCache:
                 descriptor = self._descriptor
         if not is_ahead or count >= _BLOCK_BYTES:
             return _read_fully(descriptor, offset, count)
-        first, start = divmod(offset, _BLOCK_BYTES)
-        numbers = range(first, -(-(offset + count) // _BLOCK_BYTES))
-        return b"".join([self._block(descriptor, number) for number in numbers])[start : start + count]
+        end, parts = offset + count, []
+        for start in range(offset - offset % _BLOCK_BYTES, end, _BLOCK_BYTES):
+            parts.append(self._block(descriptor, start)[max(offset - start, 0) : end - start])
+        return b"".join(parts)
 
     def get(self, key: Hashable) -> tuple[bool, Any]:
         """Return whether a segment is kept, and the segment (None: nothing is stored there)."""

@@ -228,40 +228,41 @@ class Edge {
   }
 }
 
-export function nesting(isInside, across, down) {
+function nesting(isInside, across, down) {
   // How deep each cell lies, in a grid with one more cell on each side: 0 outside, 1 in a part inside, 2 in a hole of
   // it, 3 in an island in the hole, and so on. Parts are connected by sides, what is around them by corners too.
-  // A step over the end of a row leads from one of the outer cells to another, which changes nothing.
+  // Cells are labelled in reading order, and labels that meet are joined under the lower one: what lies above the
+  // first cell of a part is what the part lies in.
   const wide = across + 2;
   const inside = new Uint8Array(wide * (down + 2));
-  for (let row = 0; row < down; row += 1) {
-    for (let column = 0; column < across; column += 1) inside[(row + 1) * wide + column + 1] = isInside[row * across + column];
-  }
-  const [UNSEEN, WAITING] = [-1, -2];
-  const depth = new Int32Array(inside.length).fill(UNSEEN);
-  const steps = [-1, 1, -wide, wide, -wide - 1, -wide + 1, wide - 1, wide + 1]; // the sides first
-  let [layer, next] = [new Int32Array(inside.length), new Int32Array(inside.length)];
+  for (let row = 0; row < down; row += 1) inside.set(isInside.subarray(row * across, (row + 1) * across), (row + 1) * wide + 1);
+  const [label, joined, above, depth] = [1, 2, 3, 4].map(() => new Int32Array(inside.length));
+  const lowest = (one) => {
+    while (joined[one] !== one) one = joined[one] = joined[joined[one]];
+    return one;
+  };
+  const before = [[1, wide, wide + 1, wide - 1], [1, wide]]; // the neighbours already read; beyond the end of a row all is outside
   let count = 1;
-  for (let level = 0; count; level += 1) {
-    for (let at = 0; at < count; at += 1) depth[layer[at]] = level;
-    let waiting = 0;
-    while (count) {
-      const at = layer[--count];
-      for (let number = 0; number < (level % 2 ? 4 : 8); number += 1) {
-        const to = at + steps[number];
-        if (depth[to] !== UNSEEN) continue; // or beyond the grid, where nothing is
-        if (inside[to] === level % 2) {
-          depth[to] = level;
-          layer[count++] = to;
-        } else if (number < 4) {
-          depth[to] = WAITING;
-          next[waiting++] = to;
-        }
-      }
+  for (let at = wide + 1; at < inside.length; at += 1) {
+    const steps = before[inside[at]];
+    let mine = -1;
+    for (let number = 0; number < steps.length; number += 1) {
+      const from = at - steps[number];
+      if (inside[from] !== inside[at] || label[from] === mine) continue;
+      const other = lowest(label[from]);
+      if (mine < 0) mine = other;
+      else if (other < mine) mine = joined[mine] = other;
+      else joined[other] = mine;
     }
-    [layer, next, count] = [next, layer, waiting];
+    if (mine < 0) {
+      mine = joined[count] = count;
+      above[count] = label[at - wide];
+      count += 1;
+    }
+    label[at] = mine;
   }
-  return depth;
+  for (let one = 1; one < count; one += 1) depth[one] = joined[one] === one ? depth[above[one]] + 1 : depth[joined[one]];
+  return label.map((one) => depth[one]);
 }
 
 function isAtHole(depth, at, wide) {
