@@ -201,7 +201,7 @@ class ReviewedSlide:
             with self.reading():
                 return None
         except PathopatchError as error:
-            return f"{error.message} {error.remedy}".strip()
+            return f"{error.message}: {error.remedy}" if error.remedy else error.message
         except OSError as error:
             return str(error)
 

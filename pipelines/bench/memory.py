@@ -23,7 +23,10 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 command = [sys.executable, "-m", "pathopatch", "review", sys.argv[1], "--port", "0", "--no-token"]
 with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
-    address = next(found[0] for line in server.stdout if (found := re.search(r"http://127.0.0.1:\\d+", line)))
+    said, found = "", None
+    while not (found := re.search(r"http://127.0.0.1:\\d+", said)):
+        said += server.stdout.readline() or sys.exit(said)
+    address = found[0]
     for name in ("S0", "S1"):
         slide = f"{address}/api/slides/{name}"
         seen = [len(urlopen(url).read()) for url in (slide, f"{slide}/values", f"{slide}/thumbnail.jpg")]
