@@ -104,6 +104,8 @@ def _table(title: str, kind: type[Config]) -> str:
     lines = [f"## {title}\n", f"{(kind.__doc__ or '').splitlines()[0]}\n"]
     lines += ["| setting | default | values | meaning |", "|---|---|---|---|"]
     for name, field in schema["properties"].items():
+        if "const" in field:  # of one value: it stands in stamps and bundles, and nobody sets it
+            continue
         default = "required" if name in schema.get("required", ()) else f"`{json.dumps(field.get('default'))}`"
         is_table = name in inner and "anyOf" not in field
         default = "" if is_table else default.replace("null", "none")

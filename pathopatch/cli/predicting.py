@@ -92,7 +92,7 @@ def predict(
             for note in slow_model_notes(opened, settings):
                 say(note)
             with progress_bars(is_quiet) as progress:
-                found = find_cohort(sources, out=out, slide_id=slide_id, strict=batch.strict, progress=progress)
+                found = find_cohort(sources, out=out, slide_id=slide_id, progress=progress)
             left_out, cohort = found.left_out, found.rows
             if summary is None:
                 say_left_out(left_out)

@@ -59,12 +59,13 @@ _PANELS = {
 _GONE = {
     "tune": "train --trials",
     "encode": "train --frozen computes features itself; other programs make others, see docs/how-to/make-features.md",
-    "index": "DuckDB reads predictions/*.parquet itself; cohort.csv and patients.csv come of status --tables",
+    "index": "DuckDB reads predictions/*.parquet and cohort.csv itself",
     "clean --cache": "remove your cache folder, ~/.cache/pathopatch on Linux",
     "export agreement": "export review: review.csv has every reader's verdict, and the page Agreement compares them",
     "review --reviewer": "review --reader, once for each reader of one page",
     "check --slides-per-part": "several predict on one folder share its slides, see docs/how-to/cluster.md",
     "train --workers": "a search is one process; rows of a study run side by side, by jobs of the study file",
+    "status --tables": "each run of predict writes cohort.csv at its end",
     "demo --quick": "the demo is the quick one now, leave --quick out; pipelines/demo has the long one",
 }
 """Commands and options of earlier versions, and what to use instead."""

@@ -14,9 +14,6 @@ from pathopatch.cli.output import say
 def status(
     out: Annotated[Path, typer.Argument(help="Work folder.", metavar="OUT")],
     slides: Annotated[bool, typer.Option("--slides", help="List every slide, however many there are.")] = False,
-    tables: Annotated[
-        bool, typer.Option("--tables", help="Also write cohort.csv and patients.csv, which many runs left to one.")
-    ] = False,
     ignore: Annotated[
         str | None, typer.Option(help="List the failure of this slide in ignore.csv: it spoils no exit code any more.")
     ] = None,
@@ -24,7 +21,7 @@ def status(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The exit code only.")] = False,
 ) -> None:
     """Say what became of the slides: their states, and the error of each that failed; exit 3 if some did."""
-    from pathopatch.stages.batch.summaries import CohortTables, status_summary
+    from pathopatch.stages.batch.summaries import status_summary
 
     if bool(ignore) != bool(why):
         raise typer.BadParameter("--ignore SLIDE and --why REASON go together")
@@ -34,8 +31,6 @@ def status(
         ignore_failure(out, ignore, why)
         return
     summary = status_summary(out)
-    if tables:
-        CohortTables(out).write()
     if not quiet:
         print(summary.text(all_slides=slides))
     if summary.exit_code:

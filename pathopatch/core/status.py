@@ -5,9 +5,7 @@ Every file is written under the folder's status lock, by rename.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,36 +90,20 @@ def slide_ids(out: Path) -> list[str]:
     return sorted(path.stem for path in (out / FOLDER).glob("*.json"))
 
 
-@dataclass
-class StatusTable:
-    """What the statuses of a work folder say, a row for each slide and stage; any number of times.
+def status_table(out: Path, columns: Sequence[str] = ("state", "code")) -> pd.DataFrame:
+    """Return what the statuses of a work folder say, a row for each slide and stage, in the order of ids and stages.
 
-    Only what was written since the last time is read again. `columns` are the values of each entry that are wanted
-    beside slide_id and stage; those of ``counts`` and ``summary`` go by their own names.
+    `columns` are the values of each entry that are wanted beside slide_id and stage; those of ``counts`` and
+    ``summary`` go by their own names. They are missing where an entry has no such thing.
     """
+    import pandas as pd
 
-    out: Path
-    columns: tuple[str, ...] = ("state", "code")
-    _seen: dict[str, tuple[tuple[int, ...], list[dict[str, Any]]]] = field(default_factory=dict, init=False)
-
-    def read(self) -> pd.DataFrame:
-        """Return the table, in the order of ids and stages; missing where an entry has no such thing."""
-        import pandas as pd
-
-        rows = [row for slide_id in slide_ids(self.out) for row in self._rows(slide_id)]
-        return pd.DataFrame(rows, columns=[*_KEYS, *self.columns])
-
-    def _rows(self, slide_id: str) -> list[dict[str, Any]]:
-        try:
-            file = os.lstat(self.out / FOLDER / f"{slide_id}.json")  # a link in a circle has a status too
-        except FileNotFoundError:  # removed meanwhile
-            return []
-        written = (file.st_mtime_ns, file.st_ino, file.st_size)
-        if slide_id not in self._seen or self._seen[slide_id][0] != written:
-            entries = sorted(listed_status(self.out, slide_id).items())
-            rows = [{**_flat(entry), "slide_id": slide_id, "stage": stage} for stage, entry in entries]
-            self._seen[slide_id] = written, rows
-        return self._seen[slide_id][1]
+    rows = [
+        {**_flat(entry), "slide_id": slide_id, "stage": stage}
+        for slide_id in slide_ids(out)
+        for stage, entry in sorted(listed_status(out, slide_id).items())
+    ]
+    return pd.DataFrame(rows, columns=[*_KEYS, *columns])
 
 
 def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:

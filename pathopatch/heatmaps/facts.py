@@ -158,7 +158,7 @@ def summary(
 def share_of_tissue(positive_tissue_mm2: float, tissue_mm2: float) -> float | None:
     """Return the share of the tissue area above the threshold, in [0, 1]; None where there is no tissue.
 
-    This is ``positive_share`` everywhere: in ``heatmap.json``, ``cohort.csv``, ``patients.csv``, the report and the
+    This is ``positive_share`` everywhere: in ``heatmap.json``, ``cohort.csv``, the report and the
     review page. Glass within a positive patch does not count, nor does tissue twice where patches overlap.
     `tissue_mm2` is that of unpredicted cells too.
     """

@@ -22,21 +22,18 @@ if TYPE_CHECKING:
     from pathopatch.features.readers.folder import SlideFolder
 
 
-def slides_to_predict(
-    source: str, *, slide_id: str | None = None, is_slide: bool = False, strict: bool = False
-) -> list[SlideRow]:
+def slides_to_predict(source: str, *, slide_id: str | None = None, is_slide: bool = False) -> list[SlideRow]:
     """Return the rows that a command line's SLIDE or MANIFEST names: a ``.csv``, a path, or ``CARS=a.tif,TPEF=b.tif``.
 
     The id of a single slide is its file's stem, its DICOM folder's name, or what the stems of its files share, unless
-    `slide_id` is given. With `is_slide`, `source` is no manifest. With `strict`, a missing file is an error of the
-    manifest, not of its slide.
+    `slide_id` is given. With `is_slide`, `source` is no manifest.
     """
     if not is_slide and is_manifest(source):
         if slide_id is not None:
             raise InputUnsupportedError(
                 f"an id {slide_id!r} for a whole manifest", place="--slide-id", remedy="give ids in its column slide_id"
             )
-        return list(read_manifest(Path(source), strict=strict, distinct_patients=None).included)
+        return list(read_manifest(Path(source), strict=False, distinct_patients=None).included)
     parsed = parse_source(source)
     if isinstance(parsed, dict):
         identity = slide_id or slide_id_from_text(set_name(parsed))
@@ -70,15 +67,14 @@ def find_cohort(
     *,
     out: Path | None = None,
     slide_id: str | None = None,
-    strict: bool = False,
     distinct_patients: Collection[tuple[str, str]] | None = None,
     progress: Progress | None = None,
 ) -> Cohort:
     """Return the slides that a command line names: a manifest, folders, files, and ``CARS=a.tif,TPEF=b.tif``.
 
     Files that are no slides are left out. A slide that is missing or cannot be opened is among the rows, where it fails
-    alone; with `strict` it fails here. ``*`` and ``?`` are expanded where the shell left them. The folder `out` of the
-    outputs is not searched. `slide_id` is that of a single slide. `distinct_patients` is as for `read_manifest`.
+    alone. ``*`` and ``?`` are expanded where the shell left them. The folder `out` of the outputs is not searched.
+    `slide_id` is that of a single slide. `distinct_patients` is as for `read_manifest`.
     """
     sources = [path for text in sources for path in _expanded(text)]
     folders = [text for text in sources if Path(text).is_dir() and not is_zarr(Path(text))]
@@ -86,8 +82,8 @@ def find_cohort(
         folders = []  # with an id, a folder of a DICOM series is a single slide
     if len(sources) == 1 and not folders:
         if slide_id is not None or not is_manifest(sources[0]):
-            return Cohort(rows=slides_to_predict(sources[0], slide_id=slide_id, strict=strict))
-        manifest = read_manifest(Path(sources[0]), strict=strict, distinct_patients=distinct_patients)
+            return Cohort(rows=slides_to_predict(sources[0], slide_id=slide_id))
+        manifest = read_manifest(Path(sources[0]), strict=False, distinct_patients=distinct_patients)
         excluded = (LeftOut(Path(row.sources[0]), "the manifest excludes it") for row in manifest if row.exclude)
         return Cohort(rows=list(manifest.included), left_out=tuple(excluded))
     if slide_id is not None:
@@ -101,8 +97,6 @@ def find_cohort(
     rows = [row for text in sources if isinstance(parse_source(text), dict) for row in slides_to_predict(text)]
     paths = [path for path in map(parse_source, sources) if isinstance(path, Path)]
     found = discover(paths, skipped=() if out is None else (out,), progress=progress)
-    if strict and (errors := [file.error for slide in found.slides for file in slide.files if file.error is not None]):
-        raise errors[0]
     rows += [slide.row for slide in found.slides]
     place = ", ".join(sources[:3])
     if not rows:

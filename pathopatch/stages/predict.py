@@ -49,10 +49,7 @@ def predict_cohort(
     left_out: Sequence[LeftOut] = (),
     progress: Progress | None = None,
 ) -> list[Outcome]:
-    """Predict slides; write tables, heatmaps, ``cohort.csv`` and ``patients.csv``; return the outcome of each slide.
-
-    The last two are written however the run ends, and about every minute before. Without `totals` of the batch they are
-    left as they are, for many runs on one folder.
+    """Predict slides; write tables, heatmaps and ``cohort.csv``, however the run ends; return each slide's outcome.
 
     Parameters
     ----------
@@ -76,15 +73,13 @@ def predict_cohort(
     tasks = chosen(predict_tasks(cohort, opened, out, config, slide_mpp=slide_mpp, force=batch.force), batch)
     with sole_command(out), workers_for(tasks, batch) as processes:
         from pathopatch.heatmaps.model_record import write_model_record
-        from pathopatch.stages.batch.summaries import keep_cohort_tables
+        from pathopatch.stages.batch.summaries import keep_cohort_table
 
         with suppress(PathopatchError, OSError):  # on a full disk the slides say so, one by one
             write_model_record(out, opened)
             record_left_out(out, () if config.deidentify else left_out, cohort, deidentify=config.deidentify)
-        with keep_cohort_tables(out) if batch.totals else nullcontext() as on_done:
-            outcomes = run_slides(
-                out, STAGE, tasks, processes, on_done=on_done, deidentified=config.deidentify, progress=progress
-            )
+        with keep_cohort_table(out):
+            outcomes = run_slides(out, STAGE, tasks, processes, deidentified=config.deidentify, progress=progress)
     remove_stale_files(out)
     return with_ignored(listed, outcomes)
 

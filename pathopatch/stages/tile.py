@@ -107,7 +107,7 @@ def tile_plan(
 def _rows(
     manifest_path: Path, batch: BatchOptions, slide_mpp: float | None, distinct: Collection[tuple[str, str]]
 ) -> list[SlideRow]:
-    manifest = read_manifest(manifest_path, strict=batch.strict, distinct_patients=distinct)
+    manifest = read_manifest(manifest_path, strict=False, distinct_patients=distinct)
     return [replace(row, fallback_mpp=slide_mpp) for row in manifest.included]
 
 

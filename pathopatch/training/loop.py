@@ -123,7 +123,7 @@ def train_network(run: Run, state: State) -> None:
         processes=processes,
         loaders=config.loaders or (_LOADERS_ON_GPU if run.device.type == "cuda" else 1),
     )
-    evaluated, every = evaluation_steps(config.steps, config.evaluations), config.checkpoint_every or config.steps
+    evaluated = evaluation_steps(config.steps, config.evaluations)
     own_rank = [] if processes.is_first else [processes.rank]  # each process drops other units
     for batch in batches:
         # Seeded at every step: a resumed run must drop the same units, and the sequence before it was never drawn.
@@ -156,10 +156,9 @@ def train_network(run: Run, state: State) -> None:
             raise _memory_error(run, state, batch, label) from error
         state.step = batch.step + 1
 
-        is_evaluation = state.step in evaluated
-        if is_evaluation or state.step % every == 0:
+        if state.step in evaluated:
             # In this order: a checkpoint never holds weights that are not finite.
-            if not _is_finite(state) or (is_evaluation and not evaluate(run, state)):
+            if not _is_finite(state) or not evaluate(run, state):
                 raise _divergence_error(run, batch, state, "a weight or a validation logit is not finite")
             if overflows_always(state.scaler):
                 raise _divergence_error(run, batch, state, "no gradient is finite in float16")

@@ -33,7 +33,7 @@ from spoilt_status import CONTENTS
 
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import PredictConfig
-from pathopatch.core.status import StatusTable
+from pathopatch.core.status import status_table
 from pathopatch.heatmaps.pyramids import read_ome_tiff
 from pathopatch.heatmaps.slide_prediction import predict_slide
 from pathopatch.models.loading import load_model
@@ -207,7 +207,7 @@ def _begun(soak: Soak, workers: int, *options: str) -> subprocess.Popen[bytes]:
 
 def faults_found(soak: Soak) -> list[str]:
     """Return everything that is not as it must be."""
-    table = StatusTable(soak.out, ("state", "code")).read()
+    table = status_table(soak.out)
     table = table[table["stage"] == "predict"].set_index("slide_id")
     wrong = [f"{slide_id} has no status" for slide_id in soak.due if slide_id not in table.index]
     for slide_id, row in table.iterrows():

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from made_slides import disc_image, write_channel
 
-from pathopatch.core.status import update_status
-
 Type = Callable[..., int]
 
 
@@ -43,7 +41,12 @@ def test_cleaning_prints_what_it_removed_and_what_it_kept(tmp_path: Path, typed:
 
 @pytest.mark.parametrize(
     ("words", "instead"),
-    [("index work", "DuckDB"), ("clean --cache", "cache folder"), ("demo --quick -o out", "leave --quick out")],
+    [
+        ("index work", "DuckDB"),
+        ("clean --cache", "cache folder"),
+        ("demo --quick -o out", "leave --quick out"),
+        ("status out --tables", "at its end"),
+    ],
 )
 def test_what_is_gone_names_its_replacement(words: str, instead: str, said: Callable) -> None:
     assert instead in said(*words.split(), code=2).err
@@ -51,12 +54,3 @@ def test_what_is_gone_names_its_replacement(words: str, instead: str, said: Call
 
 def test_a_folder_that_is_called_like_a_removed_command_says_nothing_of_it(said: Callable) -> None:
     assert "is gone" not in said("status", "index", "--wrong", code=2).err
-
-
-def test_status_writes_the_tables_of_a_cohort_on_request(tmp_path: Path, said: Callable) -> None:
-    update_status(tmp_path, "a", "predict", {"state": "done", "patient_id": "p", "warnings": []})
-    said("status", tmp_path)
-    assert not (tmp_path / "cohort.csv").exists()
-    said("status", tmp_path, "--tables")
-    assert (tmp_path / "cohort.csv").read_text().splitlines()[1].startswith("a,p,done,")
-    assert (tmp_path / "patients.csv").read_text().splitlines()[1].startswith("p,1,1,0,")

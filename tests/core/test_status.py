@@ -42,24 +42,12 @@ def test_a_status_keeps_the_entries_of_the_other_stages(tmp_path: Path) -> None:
 
 def test_the_table_has_a_row_for_each_slide_and_stage(tmp_path: Path) -> None:
     fill(tmp_path, 2)
-    table = statuses.StatusTable(tmp_path, ("state", "code", "tissue_mm2", "predicted", "warnings")).read()
+    table = statuses.status_table(tmp_path, ("state", "code", "tissue_mm2", "predicted", "warnings"))
     assert table[["slide_id", "stage", "state"]].to_numpy().tolist() == [
         ["s000", "predict", "failed"], ["s000", "tile", "done"], ["s001", "predict", "done"], ["s001", "tile", "done"],
     ]  # fmt: skip
     assert table.iloc[0][["code", "tissue_mm2"]].isna().tolist() == [False, True]
     assert table.iloc[2][["tissue_mm2", "predicted", "warnings"]].tolist() == [0.1 + 0.2, 3, "a; b"]
-
-
-def test_a_table_that_is_read_again_sees_what_was_written_since(tmp_path: Path) -> None:
-    fill(tmp_path, 3)
-    table = statuses.StatusTable(tmp_path)
-    assert len(table.read()) == 6
-    statuses.update_status(tmp_path, "s000", "predict", DONE)
-    fill(tmp_path, 1, first=3)
-    assert table.read()["state"].tolist() == ["done"] * 8
-    (tmp_path / "status" / "s001.json").unlink()
-    fill(tmp_path, 1, first=5)
-    assert table.read()["state"].tolist() == ["done"] * 6 + ["failed", "done"]
 
 
 def _write_many(out: Path, first: int) -> None:

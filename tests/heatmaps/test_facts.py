@@ -22,7 +22,7 @@ from pathopatch.patches.grid import Grid
 from pathopatch.report import write_report
 from pathopatch.review.reviewed_cohort import open_cohort
 from pathopatch.review.values import browser_facts
-from pathopatch.stages.batch.summaries import CohortTables
+from pathopatch.stages.batch.summaries import write_cohort_table
 
 GRID = Grid(width=350, height=200, downsample=1.0, patch_px=100, stride_px=100)  # the last column lies half outside
 MPP = 10.0  # a whole cell has 1 mm2
@@ -114,7 +114,7 @@ def predict(out: Path, pixels: np.ndarray, *, stride_px: int = 16, **of_model: o
     with grey_slide(out.parent / "s1.tif", pixels) as slide:
         model = mean_model(gain=2.0, bias=1.0, **of_model)
         predict_to(slide, model, out, slide_id="s1", patient_id="p1", config=config)
-    CohortTables(out).write()
+    write_cohort_table(out)
 
 
 def test_every_place_says_the_same_share_of_the_tissue_area(tmp_path: Path) -> None:
@@ -129,7 +129,6 @@ def test_every_place_says_the_same_share_of_the_tissue_area(tmp_path: Path) -> N
     due = pytest.approx(1 / (1 + 1 / 4 + 1 / 2), rel=1e-8)  # in areas of a patch; of the patches it would be 1 / 3
     assert recorded["summary"]["positive_share"] == due
     assert pd.read_csv(out / "cohort.csv").loc[0, "positive_share"] == due
-    assert pd.read_csv(out / "patients.csv").loc[0, "positive_share"] == due
     cohort = open_cohort(out)
     assert cohort.rows()[0]["positive_share"] == due
     assert browser_facts(cohort.open("s1"))["summary"]["positive_share"] == due

@@ -46,7 +46,7 @@ def cohort(folder: Path) -> None:
 
 def results(out: Path) -> dict[str, bytes]:
     """All that is made of slides: no status, no log, no lock."""
-    kinds = ("predictions", "heatmaps", "models", "cohort.csv", "patients.csv")
+    kinds = ("predictions", "heatmaps", "models", "cohort.csv")
     return {str(path.relative_to(out)): path.read_bytes() for kind in kinds for path in sorted(out.glob(f"{kind}/**/*"))
             + [out / kind] if path.is_file()}  # fmt: skip
 

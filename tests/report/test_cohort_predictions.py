@@ -22,7 +22,7 @@ from pathopatch.groups.decisions.decision import Decision
 from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.report import write_report
 from pathopatch.review.decisions import DecisionLog
-from pathopatch.stages.batch.summaries import CohortTables, status_summary
+from pathopatch.stages.batch.summaries import cohort_table, status_summary
 from pathopatch.stages.find_slides import slides_to_predict
 from pathopatch.stages.predict import predict_cohort
 
@@ -223,4 +223,4 @@ def test_a_spoilt_status_file_costs_its_slide_and_not_the_report(out: Path, spoi
     assert "s0" in text
     rows = status_summary(out).table.set_index("slide_id")
     assert (rows.loc["bad", "stage"], rows.loc["bad", "state"]) == ("predict", "failed")
-    assert list(CohortTables(out).slides()["slide_id"]) == ["bad", "s0", "s1"]
+    assert list(cohort_table(out)["slide_id"]) == ["bad", "s0", "s1"]

@@ -90,10 +90,8 @@ def test_a_file_with_wildcards_in_its_name_is_that_file(place: Path) -> None:
     assert ids(find("none*.tif")) == ["none_"]  # fails as a slide, by its name
 
 
-def test_a_missing_file_is_a_row_and_strict_stops_at_it(place: Path) -> None:
+def test_a_missing_file_is_a_row(place: Path) -> None:
     assert ids(find("in/a.tif", "in/gone.tif")) == ["a", "gone"]
-    with pytest.raises(InputMissingError, match=r"gone\.tif"):
-        find("in/a.tif", "in/gone.tif", strict=True)
     (place / "in" / "cut.tif").write_bytes((place / "in" / "a.tif").read_bytes()[:300])
     assert ids(find("in")) == ["a", "b", "cut"]
     with pytest.raises(InputCorruptError):
@@ -149,8 +147,6 @@ def test_a_folder_is_predicted_and_its_outputs_are_not_slides(place: Path, typed
     (place / "m.csv").write_text("slide_id;patient_id;path\na;a;in/a.tif\ngone;gone;in/gone.tif\n")
     assert typed("predict", "m.csv", "--model", "runs/erm", "-o", "csv", "-q") == 3
     assert not (place / "csv" / "left-out.json").exists()
-    (place / "strict.toml").write_text("[batch]\nstrict = true\n")
-    assert typed("predict", "m.csv", "--model", "runs/erm", "-o", "csv", "-q", "--config", "strict.toml") == 1
 
 
 def test_what_was_left_out_is_remembered_until_it_is_predicted_or_gone(place: Path, typed: Type) -> None:

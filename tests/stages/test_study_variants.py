@@ -64,11 +64,12 @@ def test_a_row_changes_single_settings_of_a_methods_table():
         ("intervene", "[train.composing] share"),
         ("crop_px", "[train.interior] crop_px"),
         ("t", "[train] hard_share"),
+        ("checkpoint_every", "[train] evaluations"),
     ],
 )
 def test_a_setting_of_earlier_versions_is_refused_with_its_place(name, place):
     for given in ({"train": {name: 0.5}}, {"runs": [{"name": "a", name: 0.5}]}):
-        with pytest.raises(InputUnsupportedError, match=re.escape(f"{name} is {place} now")):
+        with pytest.raises(InputUnsupportedError, match=re.escape(f"{name} is gone; use {place}")):
             _study(**given)
 
 

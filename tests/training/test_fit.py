@@ -180,7 +180,7 @@ class _Decays(PatchSet):
 @pytest.mark.fault("nonfinite")
 def test_a_pixel_that_becomes_nan_stops_the_run_and_names_its_patch(tmp_path):
     patches = _Decays(**{name: getattr(TRAIN, name) for name in PatchSet.__dataclass_fields__})
-    config = _config(method="erm", steps=40, checkpoint_every=1)
+    config = _config(method="erm", steps=40, evaluations=40)
     batches = UniformBatchSampler(TRAIN.label, TRAIN.attribute, batch_per_class=4, steps=40, seed=0)
     met = next(step for step, indices in enumerate(batches) if 7 in indices)
     assert met > 0
@@ -202,7 +202,7 @@ def test_a_learning_rate_of_1e20_leaves_a_finite_checkpoint_or_none(tmp_path, op
         fit_arrays(
             TRAIN,
             VAL,
-            _config(learning_rate=1e20, optimizer=optimizer, checkpoint_every=1),
+            _config(learning_rate=1e20, optimizer=optimizer, evaluations=40),
             checkpoints=CheckpointFolder(tmp_path, "f"),
         )
     assert len(json.loads((tmp_path / NONFINITE).read_text())["patch_ids"]) == 8

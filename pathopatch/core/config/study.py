@@ -100,10 +100,6 @@ class BatchConfig(Config):
     """Give up a slide that takes more seconds, in a process of its own. None: never."""
     memory_gb: float | None = Field(default=None, ge=0.1)
     """Give up a slide for which a process of its own holds more GB. None: never."""
-    strict: bool = False
-    """Refuse all where a file is missing, in place of failing its slide alone."""
-    totals: bool = True
-    """Write cohort.csv and patients.csv; false leaves them to a later `pathopatch status --tables`."""
 
     @property
     def limit_bytes(self) -> float | None:

@@ -122,7 +122,7 @@ TimmArguments = Annotated[dict[str, str | bool | int | float], AfterValidator(_k
 
 LINEAR_HEAD = "linear"
 """Architecture of a head on features of an encoder."""
-NO_EFFECT = {"device", "threads", "cache_gib", "name", "row_name", "checkpoint_every", "loaders"}
+NO_EFFECT = {"device", "threads", "cache_gib", "name", "row_name", "loaders"}
 """Settings of training without effect on the weights, up to rounding: to change them makes no run stale."""
 
 
@@ -170,20 +170,6 @@ class InteriorConfig(Config):
     crop_px: int | None = Field(default=None, ge=8, le=MOST_PX)
     """Side of the crops, px of the network's input. None: the largest even side at which 95 % of the training patches
     of each class and tenth of the tissue fraction have a crop."""
-
-
-_MOVED = {
-    "c": "[train.gerne] c",
-    "beta": "[train.gerne] beta",
-    "groupdro_eta": "[train.groupdro] eta",
-    "intervene": "[train.composing] share",
-    "intervene_growth": "[train.composing] growth",
-    "crop_px": "[train.interior] crop_px",
-    "t": "[train] hard_share",
-    "caliper": "[train] method_args",
-    "dcor_weight": "[train] method_args",
-}
-"""Settings of earlier versions, and where each stands."""
 
 
 class TrainConfig(Config):
@@ -278,14 +264,6 @@ class TrainConfig(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _moved_settings_name_their_place(cls, given: Any) -> Any:
-        moved = [name for name in _MOVED if name in given] if isinstance(given, Mapping) else []
-        if moved:
-            raise ValueError("; ".join(f"{name} is {_MOVED[name]} now" for name in moved))
-        return given
-
-    @model_validator(mode="before")
-    @classmethod
     def _frozen_is_pretrained(cls, given: Any) -> Any:
         if isinstance(given, Mapping) and given.get("frozen") is True and "architecture" not in given:
             given = {"pretrained": "efficientnet-lite0", **given, "architecture": "tf_efficientnet_lite0"}
@@ -344,8 +322,6 @@ class TrainConfig(Config):
     """Steps in which the rate rises."""
     cell_unit: int | None = Field(default=None, ge=1)
     """Samples of a cell come in multiples of this. None: of the number of processes."""
-    checkpoint_every: int | None = Field(default=None, ge=1)
-    """Steps between checkpoints. None: at evaluations, which always write one."""
     loaders: Threads | None = None
     """Threads that make batches ahead. None: 4 on GPUs, 1 on processors, whose cores the network needs."""
 

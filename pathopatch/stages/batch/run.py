@@ -118,7 +118,6 @@ def run_slides(
     *,
     failures: Mapping[str, Failure] | None = None,
     what: str = "",
-    on_done: Callable[[Outcome], None] | None = None,
     deidentified: bool = False,
     progress: Progress | None = None,
 ) -> list[Outcome]:
@@ -126,27 +125,27 @@ def run_slides(
 
     A slide that another process is at comes after all others, and is waited for then: so two processes that are given
     the same slides share them. Slides of `failures` failed before their task. The run has a log, and a progress bar
-    that is called `what`, or by the stage. `on_done` is called with each outcome as it comes. A full disk ends the run:
-    slides that it left undone have no outcome, and the message of the one that found it tells their number.
+    that is called `what`, or by the stage. A full disk ends the run: slides that it left undone have no outcome, and
+    the message of the one that found it tells their number.
     """
     workers, failures, what = workers or Workers(0), failures or {}, what or stage
     outcomes: dict[str, Outcome] = {}
     if progress:
         progress(what, 0, len(tasks))
 
-    def done(outcome: Outcome) -> None:
-        outcomes[outcome.slide_id] = outcome
-        if progress:
-            progress(what, len(outcomes), len(tasks), f"{outcome.slide_id} {outcome.state}")
-        if on_done:
-            on_done(outcome)
-
     work = partial(attempt, progress=None if workers.count else progress)
     taken: list[SlideTask[Any]] = []
-    with logged(out, stage, done, slide_ids=[task.slide_id for task in tasks], deidentified=deidentified) as on_logged:
+    with logged(out, stage, slide_ids=[task.slide_id for task in tasks], deidentified=deidentified) as write_line:
+
+        def done(outcome: Outcome) -> None:
+            write_line(outcome)
+            outcomes[outcome.slide_id] = outcome
+            if progress:
+                progress(what, len(outcomes), len(tasks), f"{outcome.slide_id} {outcome.state}")
+
         for task in tasks:
             if task.slide_id in failures:
-                on_logged(fail(task, failures[task.slide_id]))
+                done(fail(task, failures[task.slide_id]))
         ready = [task for task in tasks if task.slide_id not in failures]
         for waits, part in ((False, ready), (True, taken)):
             for task, result in each_slide(partial(work, waits=waits), part, workers):
@@ -155,12 +154,12 @@ def run_slides(
                     continue
                 outcome = fail(task, result) if isinstance(result, Failure) else result
                 if outcome.code != DiskFullError.code:
-                    on_logged(outcome)
+                    done(outcome)
                     continue
                 # Each further slide would find the disk full as well, after its whole work.
                 undone = len(tasks) - len(outcomes) - 1
                 more = f"; {pluralize(undone, 'further slide')} not done" if undone else ""
-                on_logged(replace(outcome, message=outcome.message + more))
+                done(replace(outcome, message=outcome.message + more))
                 return [outcomes[each.slide_id] for each in tasks if each.slide_id in outcomes]
     return [outcomes[task.slide_id] for task in tasks]
 
@@ -321,9 +320,9 @@ def states_by_slide(outcomes: Sequence[Outcome]) -> dict[str, str]:
 
 @contextmanager
 def logged(
-    out: Path, stage: str, on_done: Callable[[Outcome], None], *, slide_ids: Sequence[str], deidentified: bool = False
+    out: Path, stage: str, *, slide_ids: Sequence[str], deidentified: bool = False
 ) -> Iterator[Callable[[Outcome], None]]:
-    """Yield what is to be called after each slide: it writes a line, and calls `on_done`.
+    """Yield what writes the line of a slide.
 
     A full disk ends no run for its log's sake: lines that cannot be written are lost. With `deidentified`, messages and
     warnings are left out, since they may name files.
@@ -360,7 +359,6 @@ def logged(
             **words,
             counts=dict(outcome.counts),
         )
-        on_done(outcome)
 
     about = {"version": __version__, "host": socket.gethostname(), "pid": os.getpid()}
     write("begin", stage=stage, slides=len(slide_ids), **about, slide_ids=list(slide_ids))

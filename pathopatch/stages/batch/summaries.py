@@ -1,18 +1,17 @@
-"""Summarize many slides from their status files alone: states and errors for `status`, and the tables of a cohort.
+"""Summarize many slides from their status files alone: states and errors for `status`, and the table of a cohort.
 
-``cohort.csv`` has a row for each slide that was ever predicted into the work folder, ``patients.csv`` one for each
-patient. They are written at the end of a run, even of an interrupted one, and now and then before.
+``cohort.csv`` has a row for each slide that was ever predicted into the work folder. It is written at the end of a run,
+even of an interrupted one.
 """
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -22,15 +21,12 @@ from pathopatch.core.config import UNCERTAIN_BELOW
 from pathopatch.core.csv_table import escape_formulas
 from pathopatch.core.errors import InputMissingError, PathopatchError, Remark, merged, shared_text
 from pathopatch.core.locks import folder_lock, is_locked, slide_lock
-from pathopatch.core.status import FINISHED, TERMINAL_STATES, StatusTable, listed_status
+from pathopatch.core.status import FINISHED, TERMINAL_STATES, listed_status, status_table
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.heatmaps.facts import SUMMARY, share_of_tissue
+from pathopatch.heatmaps.facts import SUMMARY
 from pathopatch.slides.slide_paths import split_fragment
 from pathopatch.stages.batch.run import exit_code_of, last_events
 from pathopatch.stages.batch.run_summary import files_of, is_ignored, read_ignored
-
-if TYPE_CHECKING:
-    from pathopatch.core.task import Outcome
 
 COUNTS = ("patches", "predicted", "tumour", "unreadable")
 COHORT = ("slide_id", "patient_id", "state", "code", *COUNTS, *SUMMARY, "leakage", "warnings")
@@ -38,14 +34,7 @@ COHORT = ("slide_id", "patient_id", "state", "code", *COUNTS, *SUMMARY, "leakage
 
 ``leakage`` is what the model has to do with the slide, see `pathopatch.models.leakage`.
 """
-PATIENTS = (
-    "patient_id", "slides", "done", "failed", *COUNTS, "tissue_mm2", "positive_mm2", "positive_tissue_mm2",
-    "positive_share", "largest_region_mm2", "flagged_share",
-)  # fmt: skip
-"""Columns of ``patients.csv``: sums over the slides that are done, and of the largest region the largest."""
 _TEXTS = ("patient_id", "state", "code", "leakage", "warnings")
-_EVERY_S = 60.0
-_REST = 20  # the tables take at most this part of a run: one twentieth
 STATES = (*TERMINAL_STATES, "ignored", "gone", "interrupted", "running", "not begun")
 """In the order in which they are shown. A status has the first three and `running`, which a killed process leaves.
 
@@ -57,84 +46,38 @@ _SHOWN = ("slide_id", "stage", "state", "code", "patches", "predicted", "tumour"
 _FEW = 40  # slides: so many are listed without being asked for
 
 
-@dataclass
-class CohortTables(StatusTable):
-    """Both tables of a work folder; a slide's status is read again only when it was written again."""
+def write_cohort_table(out: Path) -> None:
+    """Write ``cohort.csv`` by rename; of processes that do so at a time the last one has what all wrote before."""
+    with folder_lock(out, "cohort"):
+        text = cohort_table(out).to_csv(index=False, lineterminator="\n", float_format="%.9g")
+        files.write_bytes(out / "cohort.csv", text.encode())
 
-    columns: tuple[str, ...] = COHORT[1:]
 
-    def write(self) -> None:
-        """Write both, each by rename; of processes that do so at a time the last one has what all wrote before."""
-        with folder_lock(self.out, "cohort"):
-            slides = self.slides()
-            for name, table in (("cohort.csv", slides), ("patients.csv", patient_table(slides))):
-                text = table.to_csv(index=False, lineterminator="\n", float_format="%.9g")
-                files.write_bytes(self.out / name, text.encode())
-
-    def slides(self) -> pd.DataFrame:
-        """Return a row for each slide that was predicted, or failed to be; columns `COHORT`."""
-        statuses = self.read()
-        table = statuses[statuses["stage"] == "predict"].drop(columns="stage").reset_index(drop=True)
-        for name in _TEXTS:
-            table[name] = table[name].astype(object).where(table[name].notna(), "").map(escape_formulas)
-        types = dict.fromkeys(COUNTS, "Int64") | dict.fromkeys(SUMMARY, "float64")
-        typed: pd.DataFrame = table.astype(types)
-        return typed
+def cohort_table(out: Path) -> pd.DataFrame:
+    """Return a row for each slide that was predicted, or failed to be; columns `COHORT`."""
+    statuses = status_table(out, COHORT[1:])
+    table = statuses[statuses["stage"] == "predict"].drop(columns="stage").reset_index(drop=True)
+    for name in _TEXTS:
+        table[name] = table[name].astype(object).where(table[name].notna(), "").map(escape_formulas)
+    types = dict.fromkeys(COUNTS, "Int64") | dict.fromkeys(SUMMARY, "float64")
+    typed: pd.DataFrame = table.astype(types)
+    return typed
 
 
 @contextmanager
-def keep_cohort_tables(
-    out: Path, *, every_s: float = _EVERY_S, clock: Callable[[], float] = time.monotonic
-) -> Iterator[Callable[[Outcome], None]]:
-    """Yield what is to be called after each slide; it writes the tables every `every_s` seconds, and the end does.
+def keep_cohort_table(out: Path) -> Iterator[None]:
+    """Write ``cohort.csv`` at the end of what is done within.
 
-    Of many slides, whose tables take long to write, it writes them less often. Before the end, and at an end by an
-    error or an interruption, tables that cannot be written are left as they are: the first error must be heard.
+    At an end by an error or an interruption, a table that cannot be written is left as it is: the first error must be
+    heard.
     """
-    tables, due = CohortTables(out), clock() + every_s
-
-    def slide_done(_: Outcome) -> None:
-        nonlocal due
-        started = clock()
-        if started < due:
-            return
-        with suppress(PathopatchError, OSError):
-            tables.write()
-        due = clock() + max(every_s, _REST * (clock() - started))
-
     try:
-        yield slide_done
+        yield
     except BaseException:
         with suppress(PathopatchError, OSError):
-            tables.write()
+            write_cohort_table(out)
         raise
-    tables.write()
-
-
-def patient_table(slides: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each patient of some slides (see `CohortTables.slides`); columns `PATIENTS`."""
-    of_patients = slides[slides["patient_id"] != ""]
-    rows = [_patient(str(name), part) for name, part in of_patients.groupby("patient_id", sort=True)]
-    return pd.DataFrame(rows, columns=list(PATIENTS))
-
-
-def _patient(patient_id: str, slides: pd.DataFrame) -> dict[str, Any]:
-    """Return one patient's row; flagged patches count over all predicted ones."""
-    done = slides[slides["state"].isin(FINISHED)]
-    sums = {name: int(done[name].sum()) for name in COUNTS}
-    areas = {name: float(done[name].sum()) for name in ("tissue_mm2", "positive_mm2", "positive_tissue_mm2")}
-    flagged = float((done["flagged_share"].fillna(0.0) * done["predicted"].astype("float64")).sum())
-    return {
-        "patient_id": patient_id,
-        "slides": len(slides),
-        "done": len(done),
-        "failed": int((slides["state"] == "failed").sum()),
-        **sums,
-        **areas,
-        "positive_share": share_of_tissue(areas["positive_tissue_mm2"], areas["tissue_mm2"]),
-        "largest_region_mm2": float(done["largest_region_mm2"].max()) if len(done) else None,
-        "flagged_share": flagged / sums["predicted"] if sums["predicted"] else None,
-    }
+    write_cohort_table(out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +123,7 @@ class StatusSummary:
 
 def status_summary(out: Path) -> StatusSummary:
     """Return what became of the slides of a folder of ``tile`` or ``predict``, from their statuses alone."""
-    table = StatusTable(out, _COLUMNS).read()
+    table = status_table(out, _COLUMNS)
     if table.empty:
         raise InputMissingError(
             "no slide was worked on here", place=str(out), remedy="name the folder of pathopatch tile or predict"

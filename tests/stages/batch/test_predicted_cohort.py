@@ -76,7 +76,6 @@ def table(folder: Path, name: str) -> pd.DataFrame:
 def test_a_slide_that_failed_is_counted_for_its_patient(folder: Path, workers: int) -> None:
     assert [outcome.state for outcome in predict(folder, workers=workers)] == ["done", "failed", "done"]
     assert table(folder, "cohort.csv").loc["spoilt", ["patient_id", "state"]].tolist() == ["p1", "failed"]
-    assert table(folder, "patients.csv").loc["p1", ["slides", "done", "failed"]].tolist() == [2, 1, 1]
 
 
 def test_an_interrupted_run_leaves_tables_of_what_it_did(folder: Path) -> None:
@@ -89,7 +88,6 @@ def test_an_interrupted_run_leaves_tables_of_what_it_did(folder: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         predict(folder, progress=until_the_second)
     assert table(folder, "cohort.csv")["state"].to_dict() == {"good": "done", "spoilt": "failed"}
-    assert table(folder, "patients.csv")["slides"].to_dict() == {"p1": 2}
     within = [words[1:] for words in progress_calls if words[0] == "patches" and words[3] == "good"]
     assert (within[0], within[-1]) == ((0, 30, "good"), (30, 30, "good"))  # 6 x 5 patches
 
@@ -99,7 +97,6 @@ def test_a_patient_corrected_in_the_manifest_is_corrected_in_the_tables(folder: 
     corrected = PATIENTS | {"good": "p3"}
     assert [outcome.state for outcome in predict(folder, patients=corrected)] == ["current", "failed", "current"]
     assert table(folder, "cohort.csv").loc[["good", "other"], "patient_id"].tolist() == ["p3", "p2"]
-    assert table(folder, "patients.csv")["done"].to_dict() == {"p1": 0, "p2": 1, "p3": 1}
 
 
 def spoil_weights(model: Path) -> None:
@@ -186,13 +183,6 @@ def test_only_failed_slides_are_predicted_again_with_only_failed(folder: Path) -
     assert [(outcome.slide_id, outcome.state) for outcome in outcomes] == [("spoilt", "done")]
     assert predict(folder, retry_failed=True) == []
     assert table(folder, "cohort.csv")["state"].to_dict() == {"good": "done", "other": "done", "spoilt": "done"}
-
-
-def test_many_runs_on_one_folder_may_leave_the_totals_to_one(folder: Path) -> None:
-    predict(folder, totals=False)
-    assert not (folder / "out" / "cohort.csv").exists()
-    predict(folder)
-    assert len(table(folder, "cohort.csv")) == 3
 
 
 def test_a_run_removes_what_killed_ones_left_and_nothing_of_those_that_run(folder: Path) -> None:

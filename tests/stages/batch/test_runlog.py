@@ -22,13 +22,11 @@ def lines(out: Path) -> list[dict[str, Any]]:
 
 
 def test_each_slide_is_a_line_between_the_runs_begin_and_end(tmp_path: Path) -> None:
-    seen: list[Outcome] = []
-    with logged(tmp_path, "predict", seen.append, slide_ids=("a", "b")) as on_done:
-        on_done(DONE)
+    with logged(tmp_path, "predict", slide_ids=("a", "b")) as write_line:
+        write_line(DONE)
         assert len(lines(tmp_path)) == 2  # there as soon as it is known
-        on_done(FAILED)
+        write_line(FAILED)
     begin, one, two, end = lines(tmp_path)
-    assert seen == [DONE, FAILED]
     expected = {"event": "begin", "stage": "predict", "slides": 2, "slide_ids": ["a", "b"]}
     assert {name: begin[name] for name in expected} == expected
     assert (one["slide_id"], one["state"], one["counts"]) == ("a", "done", {"patches": 4})
@@ -37,30 +35,30 @@ def test_each_slide_is_a_line_between_the_runs_begin_and_end(tmp_path: Path) -> 
 
 
 def test_a_run_that_breaks_off_says_by_what(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), logged(tmp_path, "tile", lambda _: None, slide_ids="a"):
+    with pytest.raises(KeyboardInterrupt), logged(tmp_path, "tile", slide_ids="a"):
         raise KeyboardInterrupt
     assert lines(tmp_path)[-1]["event"] == "ended by KeyboardInterrupt"
 
 
 def test_where_nothing_may_be_named_messages_and_warnings_stay_out(tmp_path: Path) -> None:
-    with logged(tmp_path, "predict", lambda _: None, slide_ids=("a", "b"), deidentified=True) as on_done:
-        on_done(DONE)
-        on_done(FAILED)
+    with logged(tmp_path, "predict", slide_ids=("a", "b"), deidentified=True) as write_line:
+        write_line(DONE)
+        write_line(FAILED)
     assert "/data" not in json.dumps(lines(tmp_path))
     assert lines(tmp_path)[2]["code"] == "INPUT_CORRUPT"
 
 
 def test_a_long_log_goes_on_in_parts_and_old_runs_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "_LOG_BYTES", 2000)
-    with logged(tmp_path, "predict", lambda _: None, slide_ids="a" * 100) as on_done:
+    with logged(tmp_path, "predict", slide_ids="a" * 100) as write_line:
         for _ in range(100):
-            on_done(FAILED)
+            write_line(FAILED)
     parts = sorted(path.name.rpartition(".jsonl")[2] for path in tmp_path.glob("logs/*"))
     assert parts == ["", ".1", ".2", ".3", ".4"]
     for number in range(30):
         (tmp_path / "logs" / f"predict-2026{number:04d}T000000Z-1.jsonl").touch()
         (tmp_path / "logs" / f"tile-2026{number:04d}T000000Z-1.jsonl").touch()
-    with logged(tmp_path, "predict", lambda _: None, slide_ids=()):
+    with logged(tmp_path, "predict", slide_ids=()):
         pass
     runs = {path.name.split(".jsonl")[0] for path in tmp_path.glob("logs/predict-*")}
     assert len(runs) == run.KEPT_RUNS
@@ -73,8 +71,6 @@ def _on_a_full_disk(_handler: object) -> IO[str]:
 
 
 def test_a_full_disk_ends_no_run_for_its_logs_sake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Outcome] = []
-    with logged(tmp_path, "predict", seen.append, slide_ids="a") as on_done:
+    with logged(tmp_path, "predict", slide_ids="a") as write_line:
         monkeypatch.setattr(run._QuietHandler, "_open", _on_a_full_disk)
-        on_done(DONE)
-    assert seen == [DONE]
+        write_line(DONE)
