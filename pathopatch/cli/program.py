@@ -65,6 +65,8 @@ _GONE = {
     "review --reviewer": "review --reader, once for each reader of one page",
     "check --slides-per-part": "several predict on one folder share its slides, see docs/how-to/cluster.md",
     "train --workers": "a search is one process; rows of a study run side by side, by jobs of the study file",
+    "audit --crops": "train --mask interior, which says the side of its crops and who has none",
+    "clean --store": "remove WORK/slides/*.zarr/patches; tile --store none keeps no pixels from the beginning",
     "status --tables": "each run of predict writes cohort.csv at its end",
     "demo --quick": "the demo is the quick one now, leave --quick out; pipelines/demo has the long one",
 }

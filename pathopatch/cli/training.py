@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pathopatch.cli.options import ConfigFile, Fields, Force, Quiet, SlideMpp, Work, refuse, typed_options, with_options
+from pathopatch.cli.options import ConfigFile, Fields, Force, Quiet, SlideMpp, Work, refuse, typed_options
 from pathopatch.cli.output import finish, progress_bars, say
 from pathopatch.core.text import parse_number
 
@@ -80,9 +80,6 @@ def audit(
     work: Annotated[
         Path | None, typer.Argument(help="Work folder, where slides or features are in one.", metavar="WORK")
     ] = None,
-    crops: Annotated[
-        bool, typer.Option("--crops", help="Say how many patches mask = 'interior' could use, and at which side.")
-    ] = False,
     features: Annotated[
         Path | None, typer.Option(help="In place of WORK: folder of feature files, of any tool.")
     ] = None,
@@ -106,12 +103,9 @@ def audit(
     out: Annotated[Path, typer.Option("--out", "-o", help="With --features: work folder for the outputs.")] = Path(
         "features-audit"
     ),
-    config: Annotated[
-        Path | None,
-        typer.Option(help="TOML: with --crops its table [train] is used, with --features [splits]."),
-    ] = None,
+    config: ConfigFile = None,
     *,
-    training: Annotated[TrainConfig, Fields("threshold")],
+    settings: Annotated[GroupsConfig, Fields(threshold="thresholds")],
     splits: Annotated[SplitsConfig, Fields()],
     batch: Annotated[BatchOptions, Fields("workers quiet force")],
 ) -> None:
@@ -119,19 +113,16 @@ def audit(
     if features is not None:
         if work is not None:
             raise typer.BadParameter("--features goes without WORK; -o names the work folder")
-        refuse(context, "it goes without --features", "crops")
         if labels is None:
             raise typer.BadParameter("--features needs --labels: a CSV with slide_id, x, y, label")
-        from pathopatch.core.config import GroupsConfig
         from pathopatch.stages.feature_audit import audit_features
 
-        given = {"thresholds": (training.threshold,)} if typed_options(context, "threshold") else {}
         with progress_bars(batch.quiet) as progress:
             text = audit_features(
                 out,
                 features,
                 labels,
-                with_options(GroupsConfig, None, given),
+                settings,
                 layout=layout,
                 slides=slides,
                 attribute=attribute,
@@ -145,13 +136,8 @@ def audit(
         return
     if work is None:
         raise typer.BadParameter("give WORK, or --features and --labels")
-    refuse(context, "it goes with --features", "labels", "layout", "slides", "attribute", "slide_mpp", "workers")
-    if crops:
-        from pathopatch.stages.audit import crops_text
-
-        print(crops_text(work, training))
-        return
-    refuse(context, "it goes with --crops or --features", "threshold", "config")
+    of_features = ("labels", "layout", "slides", "attribute", "slide_mpp", "workers", "threshold", "config")
+    refuse(context, "it goes with --features", *of_features)
     from pathopatch.stages.feature_audit import work_audit_text
 
     print(work_audit_text(work, force=batch.force))

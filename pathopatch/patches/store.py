@@ -225,10 +225,6 @@ class PatchStore:
             f"slide {self.path.stem}: {what}", place=str(self.path), remedy="tile the slide again with --force"
         )
 
-    def check_source(self) -> None:
-        """Check that the slide could replace the stored pixels; raises as `read`."""
-        self._open_slide().close()
-
     def close(self) -> None:
         """Close the slide's files and free its decoded tiles, if it is open; a later read opens them again."""
         if self._slide is not None and self._pid == os.getpid():

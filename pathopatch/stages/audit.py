@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pathopatch.core import artefacts, files
 from pathopatch.core.artefacts import Stamp
-from pathopatch.core.config import PatchLimits, TrainConfig, known_limits
-from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.config import PatchLimits, known_limits
 from pathopatch.core.work_folder import WorkFolder
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 
 _SMALL_PX = 64  # on imposed texture of 48 px `auto, masked` from scratch is ahead of the heads on a frozen network
-_SHOWN_UM = ((8, "less than a nucleus"), (25, "a nucleus or two"), (100, "some cells"))  # below: what a crop can show
 
 
 def write_audit(
@@ -140,50 +138,3 @@ def _empty_in_folds(work: Path) -> str:
             if (empty := empty_groups(fold, attribute, (split,)))
         ]
     return "\n\nGroups that are empty in a fold:\n" + "\n".join(lines) if lines else ""
-
-
-def crops_text(work: Path, config: TrainConfig) -> str:
-    """Return the share of each group's patches that `mask = "interior"` could use, and its crops, as a table."""
-    from pathopatch.groups import attribute_in
-    from pathopatch.groups.attribute import stored_thresholds
-    from pathopatch.patches.store import PatchStore
-    from pathopatch.training.crops import choose_crops, patches_with_crop
-    from pathopatch.training.run import load_sets
-
-    groups = artefacts.read_table(WorkFolder(work).groups)
-    stored = stored_thresholds(groups)
-    if config.threshold == TrainConfig().threshold and config.threshold not in stored:  # nobody asked for it
-        config = config.model_copy(update={"threshold": stored[0]})
-    train, val = load_sets(work, groups, config.model_copy(update={"mask": "interior", "bins": ()}))
-    _require_training_patches(work, len(train))
-    choice, attribute = choose_crops(train, config), attribute_in(groups, config.threshold)
-    side = f"{choice.crop_px} of {config.input_px} px"
-    lines = [f"Patches that hold a crop of {side} wholly in tissue (95 %), of those with a label:"]
-    for split, patches in (("train", train), ("val", val)):
-        if patches is None:
-            continue
-        has_crop = patches_with_crop(patches, choice.crop_px)
-        of = attribute.n_values * patches.label + patches.attribute
-        for group, name in enumerate(attribute.group_names):
-            n, held = int((of == group).sum()), int(has_crop[of == group].sum())
-            lines.append(f"  {split:<6} {group} {name:<28} {f'{held / n:.0%}' if n else '-':>5} of {n}")
-    if choice.left_out:
-        cells = ", ".join(f"class {y} with {low:.2f} to {high:.2f}" for y, low, high in choice.left_out)
-        share = f"{choice.left_out_share:.1%} of the patches"
-        lines.append(f"No side serves 95 % of these, by tissue fraction: {cells} ({share}).")
-    lines.append("A model of crops has no answer for the others: 'too little tissue'.")
-    store = PatchStore(WorkFolder(work).tiled.store(str(groups["slide_id"].iloc[0]))).attributes
-    if (mpp := store["target_mpp"] or store["mpp"]) is not None:
-        side_um = choice.crop_px * store["patch_px"] * mpp / config.input_px
-        shows = next((words for most, words in _SHOWN_UM if side_um < most), "glands and what lies between them")
-        lines.append(f"Such a crop is {side_um:.3g} um wide: {shows}.")
-    return "\n".join(lines)
-
-
-def _require_training_patches(work: Path, n: int) -> None:
-    if not n:
-        raise InputUnsupportedError(
-            "no labelled training patches",
-            place=str(WorkFolder(work).groups),
-            remedy="give slides of the training split a tumor_mask in the manifest",
-        )

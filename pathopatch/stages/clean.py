@@ -1,4 +1,4 @@
-"""Remove what dead processes left, and pixels that can be read again: the command `clean`."""
+"""Remove what dead processes left: the command `clean`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pathopatch.core.artefacts import content_bytes
 from pathopatch.core.errors import PathopatchError
-from pathopatch.core.files import MARK, inside, owner, remove, temporary_path
+from pathopatch.core.files import MARK, inside, owner, remove
 from pathopatch.core.status import read_status, slide_ids
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.stages.batch.summaries import is_gone
@@ -28,11 +28,10 @@ class Leftover:
     reason: str
 
 
-def find(out: Path, *, store: bool = False, force: bool = False) -> list[Leftover]:
+def find(out: Path, *, force: bool = False) -> list[Leftover]:
     """Return what may be removed from a work folder, and what looks like it and must stay.
 
-    With `store`, also the pixels of slides that are tiled to the end, which can be read from the slides again. With
-    `force`, also temporary files of processes that cannot be asked, and pixels whose slide is gone or changed.
+    With `force`, also temporary files of processes that cannot be asked.
     """
     findings = [_left_over(path, force) for path in _temporary_files(out)]
     findings += [
@@ -42,20 +41,15 @@ def find(out: Path, *, store: bool = False, force: bool = False) -> list[Leftove
     ]
     if not findings:  # a killed process may have left nothing else
         WorkFolder(out).require_outputs()
-    if store:
-        findings += [_pixels(out, path, force) for path in sorted((out / "slides").glob("*.zarr/patches"))]
     return findings
 
 
-def clean(out: Path, *, store: bool = False, force: bool = False) -> list[Leftover]:
+def clean(out: Path, *, force: bool = False) -> list[Leftover]:
     """Remove what `find` says may go; return its findings. InputUnsupportedError if a symbolic link leads outside."""
-    findings = find(out, store=store, force=force)
+    findings = find(out, force=force)
     for finding in findings:
         if finding.goes:
-            path = inside(out, str(finding.path.relative_to(out)))
-            if owner(path) is None and path.is_dir():  # in one step: a store half without its pixels must not be seen
-                path = path.rename(temporary_path(path))
-            remove(path)
+            remove(inside(out, str(finding.path.relative_to(out))))
     return findings
 
 
@@ -99,19 +93,3 @@ def _left_over(path: Path, force: bool) -> Leftover:
         goes=state == "dead" or (state == "unknown" and force),
         reason=reason,
     )
-
-
-def _pixels(out: Path, path: Path, force: bool) -> Leftover:
-    """Return whether the pixels of a store may go."""
-    from pathopatch.patches.store import PatchStore
-    from pathopatch.patches.tile import is_tiled
-
-    slide_id = path.parent.stem
-    goes, reason = False, f"slide {slide_id} is not tiled to the end"
-    if is_tiled(out, slide_id):
-        try:
-            PatchStore(path.parent).check_source()
-            goes, reason = True, f"pixels of slide {slide_id}, which are read from the slide again"
-        except (PathopatchError, OSError) as error:
-            goes, reason = force, f"pixels of slide {slide_id}, which cannot be read from the slide again: {error}"
-    return Leftover(path=path, bytes=content_bytes(path), goes=goes, reason=reason)

@@ -49,7 +49,7 @@ def test_without_a_configuration_the_defaults_stand(monkeypatch: pytest.MonkeyPa
 
 def test_predict_takes_settings_and_options_go_before_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "settings.toml"
-    path.write_text('[predict]\ndevice = "cpu"\nall_patches = true\nbatch = 3\n[flags]\nlow_tissue = 0.3\n')
+    path.write_text('[predict]\ndevice = "cpu"\nall_patches = true\nbatch = 3\n[predict.flags]\nlow_tissue = 0.3\n')
     given: list[PredictConfig] = []
     monkeypatch.setattr(
         "pathopatch.stages.predict.predict_cohort", lambda *arguments, **_: given.append(arguments[3]) or []

@@ -121,8 +121,6 @@ def test_pretrained_of_another_kind_is_refused_in_plain_words(given: object) -> 
     "text",
     [
         '[tile.tissue]\nwhen_unsure = "none"\n',
-        '[tissue]\nwhen_unsure = "none"\n',
-        '[tile]\npatch_px = 256\n[tissue]\nwhen_unsure = "none"\n',
         'work = "w"\n[tile.tissue]\nwhen_unsure = "none"\n[predict]\nall_patches = true\n',
         'manifest = "m.csv"\nwork = "w"\n[tile.tissue]\nwhen_unsure = "none"\n',
     ],
@@ -138,7 +136,7 @@ def test_settings_need_no_manifest_and_may_stand_alone(tmp_path: Path, text: str
     [
         ('[train]\nmethod = "erm"\n', r"none of the tables that this command reads: \[tile\] .*under \[tile\]"),
         ("", r"none of the tables"),
-        ('[tissue]\nmethod = "otsu"\n[tile.tissue]\nmethod = "otsu"\n', r"\[tissue\] and \[tile.tissue\] are one"),
+        ('[tissue]\nmethod = "otsu"\n', r"tissue is gone; use \[tile.tissue\]"),
         ("[tile]\npatch = 4\n", r"\[tile\] patch: unknown key, did you mean patch_px\?"),
         ("[tissues]\npatch = 4\n", r"tissues: unknown key Remedy|tissues: unknown key \["),
         ("[tile.tissue]\nmetod = 'otsu'\n", r"\[tile.tissue\] metod: unknown key, did you mean method\?"),

@@ -165,7 +165,6 @@ for cache_gib in (1, 0):  # in memory, and read when they are needed
     [
         ["train", "work"],
         ["train", "work", "--trials", "2"],
-        ["audit", "work", "--crops"],
         ["run", "study.toml"],
         ["demo"],
         ["export", "wsinfer", "bundle"],

@@ -47,6 +47,10 @@ _GONE = {
     "caliper": "[train] method_args",
     "dcor_weight": "[train] method_args",
     "checkpoint_every": "[train] evaluations: each writes a checkpoint",
+    "tissue": "[tile.tissue]",
+    "intensity": "[tile.intensity]",
+    "registration": "[tile.registration]",
+    "flags": "[predict.flags]",
     "strict": "pathopatch check MANIFEST, which refuses missing files",
     "totals": "cohort.csv, which each run writes at its end",
 }

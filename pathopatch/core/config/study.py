@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from pathopatch.core.config.base import Config, Fraction, Seed, Threads, parse, tables_of
+from pathopatch.core.config.base import Config, Fraction, Seed, Threads, parse
 from pathopatch.core.config.slides import ReadyConfig, TileConfig
 from pathopatch.core.config.training import (
     LEARNT_BY_STEPS,
@@ -348,34 +348,19 @@ def load_study(path: Path | str) -> StudyConfig:
 def load_settings(path: Path, *, reads: Sequence[str]) -> SettingsConfig:
     """Return the settings written in a TOML file: of a study, or tables alone, which need no manifest and no work.
 
-    In a file of tables alone, a table within another may stand alone: ``[tissue]`` is ``[tile.tissue]``. `reads` names
-    the tables that the command reads; the file must hold one of them.
+    `reads` names the tables that the command reads; a file of tables alone must hold one of them.
 
     Raises
     ------
     InputMissingError
         There is no such file.
     InputUnsupportedError
-        As `load_study`; a table stands twice; or none of it is read.
+        As `load_study`; or none of it is read.
     """
     raw = read_toml(path)
     if not {"manifest", "patches", "features"}.isdisjoint(raw):
         return load_study(path)
-    whole: dict[str, Any] = {}
-    for name, value in raw.items():
-        if name == "work":  # of a study that has no manifest yet
-            continue
-        homes = [home for home, kind in tables_of(SettingsConfig).items() if name in tables_of(kind)]
-        if homes and isinstance(value, dict):
-            if name in raw.get(homes[0], {}):
-                raise InputUnsupportedError(
-                    f"[{name}] and [{homes[0]}.{name}] are one table",
-                    place=str(path),
-                    remedy=f"join them under [{homes[0]}.{name}]",
-                )
-            whole[homes[0]] = {**whole.get(homes[0], {}), name: value}
-        else:
-            whole[name] = {**whole.get(name, {}), **value} if isinstance(value, dict) else value
+    whole = {name: value for name, value in raw.items() if name != "work"}  # of a study that has no manifest yet
     settings = parse(SettingsConfig, whole, place=str(path))
     if not set(whole) & set(reads):
         listed = " and ".join(f"[{name}]" for name in reads)
