@@ -39,19 +39,14 @@ def status(
 
 def clean(
     out: Annotated[Path, typer.Argument(help="Work folder.", metavar="OUT")],
-    store: Annotated[
-        bool, typer.Option("--store", help="Also the pixels of slides tiled to the end; they are read from the slides.")
-    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
     quiet: Quiet = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Also what may be another machine's, and pixels whose slide is gone.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also what may be another machine's.")] = False,
 ) -> None:
-    """Remove temporary files of processes that have ended and, on request, pixels that can be read again."""
+    """Remove temporary files of processes that have ended."""
     from pathopatch.stages import clean as cleaning
 
-    findings = (cleaning.find if dry_run else cleaning.clean)(out, store=store, force=force)
+    findings = (cleaning.find if dry_run else cleaning.clean)(out, force=force)
     for finding in findings:
         if not finding.goes:
             say(f"kept: {finding.path}: {finding.reason}")
@@ -66,7 +61,10 @@ def verify(
     bundle: Annotated[Path, typer.Argument(help="Model bundle, run, or export of a model.", metavar="BUNDLE")],
     program: Annotated[
         str | None,
-        typer.Option("--with", help="One of torch, openvino, onnxruntime, numpy. Default: all that are installed."),
+        typer.Option(
+            "--with",
+            help="One of torch, openvino, numpy, of an export onnxruntime too. Default: all that are installed.",
+        ),
     ] = None,
     write: Annotated[
         bool, typer.Option("--write", help="Take the model's answers of now, by torch, as those to compare with.")

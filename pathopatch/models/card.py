@@ -323,16 +323,6 @@ def _unit(spec: BundleSpec) -> str:
     return "block" if "blocks" in spec.data.get("validated", {}) else "patient"
 
 
-def worst_group_text(spec: BundleSpec) -> str:
-    """Return the accuracy, name and size of the worst group of validation."""
-    rows = (_group_accuracies(spec) or ("", []))[1]
-    known = [(accuracy, name, n) for name, n, accuracy in rows if accuracy is not None]
-    if not known:
-        return _UNKNOWN
-    accuracy, name, n = min(known)
-    return f"{accuracy:.0%} right of {name} ({n} validation patches)"
-
-
 def reliance_text(found: AreaReliance | None) -> str:
     """Return what was found of a model's reliance on the tissue area; empty where nobody has asked."""
     if found is None:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import copy
 import io
-import json
 import re
 import shutil
 import warnings
@@ -36,7 +35,7 @@ from torch.nn.functional import avg_pool2d, softmax
 
 from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
-from pathopatch.core.files import atomic_path, json_text, read_json, write_json
+from pathopatch.core.files import atomic_path, read_json, write_json
 from pathopatch.core.mask_bits import LEAST_SHARE
 from pathopatch.models.bundle import SPEC, WEIGHTS, checked_bundle
 from pathopatch.models.card import (
@@ -44,9 +43,7 @@ from pathopatch.models.card import (
     decision_text,
     intensity_text,
     model_card,
-    reliance_text,
     scale_text,
-    worst_group_text,
 )
 from pathopatch.models.forward import PatchClassifier, sample_patches
 from pathopatch.models.known_answers import PATCHES
@@ -58,7 +55,6 @@ from pathopatch.models.verify import (
     DESCRIPTION,
     EXPORT,
     EXPORTED,
-    export_hashes,
     verify_export,
 )
 
@@ -134,10 +130,7 @@ _CUT = """`mask_and_crops.py` makes the mask, cuts the crops and takes the mean 
 `crops_of` in `export.json` holds the sides.
 """
 
-_EXTRA = "pathopatch.json"
-_CLASS_NUMBER = re.compile(rb"\.?___torch_mangle_\d+")
-_EARLIEST_DATE = (1980, 1, 1, 0, 0, 0)  # of the zip format
-_REMOVED = re.compile(r"\.debug_pkl$|/traced_inputs(/|\.pkl$)|/\.data/serialization_id$")
+_OF_THIS_MACHINE = re.compile(r"\.debug_pkl$|/traced_inputs(/|\.pkl$)")
 
 
 def export_model(bundle: Path, path: Path, *, kind: Format, force: bool = False) -> bool:
@@ -170,17 +163,13 @@ def export_model(bundle: Path, path: Path, *, kind: Format, force: bool = False)
     with artefact(path, stamp=stamp, force=force, existing=[_stamp_of_export(bundle, path)]) as output:
         if output.is_current:
             return False
-        metadata = json.loads(json_text(_metadata(whole, kind) | {"stamp": stamp.to_dict()}))
-        stored = json.dumps(metadata, sort_keys=True)  # equal bytes for equal models
         plain = load_network(bundle)
         network = ExportedNetwork(spec, plain, is_wsinfer=kind == "wsinfer")
         if kind == "onnx":
             model = export_program(network, _noise(spec, 2), "probabilities", optimize=True)
-            for key, value in sorted({"pathopatch": stored, **_facts(whole)}.items()):
-                model.metadata_props.add(key=key, value=value)
             content = bytes(model.SerializeToString(deterministic=True))
         else:
-            content = _torchscript_bytes(network, spec, metadata=stored)
+            content = _torchscript_bytes(network, spec)
         with atomic_path(path) as temporary:
             temporary.mkdir(parents=True)
             (temporary / EXPORTED[kind]).write_bytes(content)
@@ -190,7 +179,7 @@ def export_model(bundle: Path, path: Path, *, kind: Format, force: bool = False)
             if whole.mask != "none":
                 shutil.copyfile(Path(__file__).with_name("mask_and_crops.txt"), temporary / _REFERENCE)
             (temporary / _README).write_text(_readme(whole, kind), encoding="utf-8")
-            write_json(temporary / EXPORT, metadata | {"sha256": export_hashes(temporary, metadata)})
+            write_json(temporary / EXPORT, _metadata(whole, kind) | {"stamp": stamp.to_dict()})
             _replay(temporary, spec, kind)
     return True
 
@@ -267,7 +256,7 @@ def _stamp_of_export(bundle: Path, path: Path) -> Stamp | None:
 
 
 def _metadata(whole: BundleSpec, kind: Format) -> dict[str, Any]:
-    """Return ``export.json`` without stamp and hashes: input, output, decision, and the spec of what is exported."""
+    """Return ``export.json`` without its stamp: input, output, decision, and the spec of what is exported."""
     is_wsinfer, spec = kind == "wsinfer", _of_crops(whole)
     optional: dict[str, Any] = {}
     if spec.mask == "normalise":
@@ -298,31 +287,6 @@ def _metadata(whole: BundleSpec, kind: Format) -> dict[str, Any]:
             "chosen_for": spec.decision_chosen_for,
         },
         "model": spec.model_dump(mode="json"),
-    }
-
-
-def _facts(whole: BundleSpec) -> dict[str, str]:
-    """Return what a reader of an ONNX file asks first, as text by key."""
-    spec = _of_crops(whole)
-    reading = {
-        "none": "The model reads patches whole.",
-        "normalise": "The model takes the tissue mask of each patch, and sees tissue alone.",
-        "interior": crop_text(whole),
-    }[whole.mask]
-    rule = ", ".join(f"{name} {value}" for name, value in whole.tissue.model_dump(mode="json").items() if value)
-    cohort = [f"{name} {whole.training[name]}" for name in ("groups", "patches") if name in whole.training]
-    return {
-        "classes": ", ".join(spec.class_names),
-        "mpp": scale_text(spec),
-        "patch_px": str(spec.patch_px),
-        "channels": ", ".join(spec.channels),
-        "scaling": f"to [0, 1] and clipped: {intensity_text(spec)}",
-        "tissue": f"{reading} Below a tissue share of {whole.min_tissue:g} nothing is predicted. Tissue: {rule}.",
-        "decision": decision_text(spec),
-        "licence": str(spec.parameters.get("licence", "not stated")),
-        "training_cohort": ", ".join(cohort) or "not known",
-        "area_reliance": reliance_text(spec.area_reliance) or "not asked",
-        "worst_group": worst_group_text(spec),
     }
 
 
@@ -459,57 +423,23 @@ def _noise(spec: BundleSpec, n: int) -> dict[str, Tensor]:
     return {INPUT: patches} | ({TISSUE: patches[:, :1].round()} if spec.mask == "normalise" else {})
 
 
-def _torchscript_bytes(network: ExportedNetwork, spec: BundleSpec, *, metadata: str) -> bytes:
-    """Return a network as a TorchScript archive, with `metadata`, JSON, as ``extra/pathopatch.json``.
-
-    torch numbers the classes that it records by all that the process recorded before. It also stores the source
-    positions of this machine and the example input. None of that is needed to run the network: it is removed, and the
-    rest is packed again in one order.
-    """
+def _torchscript_bytes(network: ExportedNetwork, spec: BundleSpec) -> bytes:
+    """Return a network as a TorchScript archive, without the places of its sources on this machine."""
     with warnings.catch_warnings(), torch.no_grad():
         # TorchScript is deprecated, but QuPath and wsinfer load nothing else.
         warnings.simplefilter("ignore")
         try:
-            recorded = torch.jit.trace(_Flat(network), _noise(spec, 2)[INPUT], check_trace=False)  # type: ignore[no-untyped-call]
+            recorded = torch.jit.trace(network, _noise(spec, 2)[INPUT], check_trace=False)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise InputUnsupportedError(
                 f"{spec.architecture} cannot be recorded as TorchScript: {error}",
                 place="architecture",
                 remedy="export it as onnx, or train another architecture",
             ) from error
-        buffer = io.BytesIO()
-        torch.jit.save(recorded, buffer, _extra_files={_EXTRA: metadata})
-    return _repack(buffer.getvalue())
-
-
-class _Flat(nn.Module):
-    """A network with all its tensors in one module, so that the recording has one class and one file of code."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.hidden = (network,)  # in a tuple, so that torch does not register it as a submodule
-        for name, parameter in network.named_parameters():
-            self.register_parameter(name.replace(".", "__"), parameter)
-        for name, buffer in network.named_buffers():
-            self.register_buffer(name.replace(".", "__"), buffer)
-        self.eval()
-
-    def forward(self, patches: Tensor) -> Tensor:
-        """Return the network's output."""
-        result: Tensor = self.hidden[0](patches)
-        return result
-
-
-def _repack(archive: bytes) -> bytes:
-    """Return an archive with only what is needed to run, without class numbers, uncompressed, of one date."""
-    result = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(result, "w", zipfile.ZIP_STORED) as new:
-        for entry in old.infolist():
-            if _REMOVED.search(entry.filename):
-                continue
-            content, name = old.read(entry), entry.filename
-            if name.endswith(".py") or name.endswith("/data.pkl"):
-                content = _CLASS_NUMBER.sub(b"", content)
-                name = re.sub(r"/___torch_mangle_\d+\.py$", ".py", name)
-            new.writestr(zipfile.ZipInfo(name, _EARLIEST_DATE), content)
+        archive, result = io.BytesIO(), io.BytesIO()
+        torch.jit.save(recorded, archive)
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(result, "w", zipfile.ZIP_STORED) as new:
+        for name in old.namelist():
+            if not _OF_THIS_MACHINE.search(name):
+                new.writestr(name, old.read(name))
     return result.getvalue()

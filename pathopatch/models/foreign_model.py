@@ -240,9 +240,7 @@ def _read_origin(source: Path) -> _Origin:
     """Return what the files of a model state; its kind is known by their names."""
     require_regular(source)
     if source.suffix == ".onnx" and source.is_file():
-        from pathopatch.models.onnx_graph import facts_of_export
-
-        return _Origin(source, "ONNX", {"network": source.stem, **facts_of_export(source)})
+        return _Origin(source, "ONNX", {"network": source.stem})
     if all((source / name).is_file() for name in (_DESCRIPTION, _PROGRAM)):
         refuse_links_outside(source)
         return _read_wsinfer(source)

@@ -32,7 +32,7 @@ NOT_READ = (
     EOFError, KeyError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError, zipfile.BadZipFile,
     zlib.error,
 )  # fmt: skip
-"""What is raised for arrays and images that cannot be read."""
+"""What is raised for arrays that cannot be read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,29 +80,24 @@ class KnownAnswers:
             )
 
 
-def read_answers(tests: Sequence[str | Path], spec: BundleSpec, classes: Sequence[str]) -> KnownAnswers:
-    """Return known answers for a model: of one ``.npz`` file, or of images, each as ``image.png=0.93``.
+def read_answers(path: Path, spec: BundleSpec, classes: Sequence[str]) -> KnownAnswers:
+    """Return the known answers for a model of a ``.npz`` file.
 
-    The file holds ``patches``, uint8 or floats from 0 to 1 of shape (N, C, patch_px, patch_px), and ``expected``: the
+    It holds ``patches``, uint8 or floats from 0 to 1 of shape (N, C, patch_px, patch_px), and ``expected``: the
     network's outputs (N, K), or probabilities of tumour (N,). That of our own exports is one. Outputs have the order of
-    ``class_names`` (K,) if the file holds them, else of the model's `classes`. Images are of `patch_px`, in colours. N
-    is at least 3. InputCorruptError, InputUnsupportedError.
+    ``class_names`` (K,) if the file holds them, else of the model's `classes`. N is at least 3. InputCorruptError,
+    InputUnsupportedError.
     """
-    place, names = ", ".join(map(str, tests)), list[str]()
-    if len(tests) == 1 and Path(tests[0]).suffix == ".npz":
-        require_regular(Path(tests[0]))
-        try:
-            arrays = read_arrays(Path(tests[0]))
-            patches, due = arrays["patches"], arrays["expected"].astype(np.float64)
-            names = [str(name) for name in arrays.get("class_names", ())] if due.ndim == 2 else []
-        except NOT_READ as error:
-            raise InputCorruptError(
-                f"no readable arrays patches and expected: {error}", place=place, remedy="write it by numpy.savez"
-            ) from error
-    else:
-        named = [str(text).rpartition("=") for text in tests]
-        patches = np.array([_read_image(Path(name), spec) for name, _, _ in named])
-        due = np.array([_probability(value, place) for _, _, value in named])
+    place = str(path)
+    require_regular(path)
+    try:
+        arrays = read_arrays(path)
+        patches, due = arrays["patches"], arrays["expected"].astype(np.float64)
+        names = [str(name) for name in arrays.get("class_names", ())] if due.ndim == 2 else []
+    except NOT_READ as error:
+        raise InputCorruptError(
+            f"no readable arrays patches and expected: {error}", place=place, remedy="write it by numpy.savez"
+        ) from error
     if patches.dtype == np.uint8:
         patches = patches.astype(np.float32) / 255
     wanted = len(spec.channels), spec.patch_px, spec.patch_px
@@ -122,9 +117,7 @@ def read_answers(tests: Sequence[str | Path], spec: BundleSpec, classes: Sequenc
     elif not np.isfinite(due).all() or (due.ndim == 1 and not (due.min() >= 0 and due.max() <= 1)):
         problem = "answers that are no finite numbers, or no probabilities from 0 to 1"
     if problem:
-        raise InputUnsupportedError(
-            problem, place=place, remedy="give --test patches.npz with patches and expected, or IMAGE=PROBABILITY"
-        )
+        raise InputUnsupportedError(problem, place=place, remedy="give --test patches.npz with patches and expected")
     due = due[:, [names.index(name) for name in classes]] if names else due
     return KnownAnswers(patches.astype(np.float32), due, place, has_class_names=bool(names) or due.ndim == 1)
 
@@ -133,35 +126,6 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Return the arrays of a ``.npz`` file by name; raises as `numpy.load`."""
     with np.load(path, allow_pickle=False) as stored:
         return {name: np.asarray(stored[name]) for name in stored.files}
-
-
-def _read_image(path: Path, spec: BundleSpec) -> NDArray[np.uint8]:
-    """Return an image of `patch_px` in the model's channels, (C, p, p)."""
-    from PIL import Image
-
-    require_regular(path)
-    remedy = f"give an RGB image of {spec.patch_px} x {spec.patch_px} px and its probability: IMAGE=PROBABILITY"
-    if sorted(spec.channels) != ["B", "G", "R"]:
-        raise InputUnsupportedError(
-            f"the model takes {', '.join(spec.channels)}, no colour images", place=str(path), remedy="give a .npz file"
-        )
-    try:
-        with Image.open(path) as image:
-            if image.size != (spec.patch_px, spec.patch_px):
-                raise ValueError(f"it has {image.size[0]} x {image.size[1]} px")
-            pixels = np.asarray(image.convert("RGB"))
-    except (*NOT_READ, Image.DecompressionBombError) as error:
-        raise InputUnsupportedError(f"no test image: {error}", place=str(path), remedy=remedy) from error
-    return pixels[..., ["RGB".index(name) for name in spec.channels]].transpose(2, 0, 1)
-
-
-def _probability(text: str, place: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise InputUnsupportedError(
-            f"{text!r} is no probability", place=place, remedy="give IMAGE=PROBABILITY, such as tumour.png=0.93"
-        ) from error
 
 
 def _log_odds(outputs: NDArray[np.float64], chosen: Sequence[int], *, gives_probabilities: bool) -> NDArray[np.float64]:

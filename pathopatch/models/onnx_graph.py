@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -284,17 +283,6 @@ def read_onnx(path: Path) -> onnx.ModelProto:
             f"not valid ONNX: {error}", place=str(path), remedy="fetch it again, with all files beside it"
         ) from error
     return model
-
-
-def facts_of_export(path: Path) -> dict[str, Any]:
-    """Return the classes, channels and mpp that an export of pathopatch states in its metadata; {} of other files."""
-    with contextlib.suppress(KeyError, TypeError, ValueError, RecursionError):
-        content = path.read_bytes() if path.stat().st_size <= _MOST_BYTES else b""
-        stated = {entry.key: entry.value for entry in _parsed(content).metadata_props}
-        model = json.loads(stated["pathopatch"])["model"]
-        names = {"classes": "class_names", "channels": "channels", "mpp": "mpp"}
-        return {name: model[key] for name, key in names.items() if model[key] is not None}
-    return {}
 
 
 def _parsed(content: bytes) -> onnx.ModelProto:

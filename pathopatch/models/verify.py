@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import fingerprint
 from pathopatch.core.errors import (
     InputCorruptError,
     InputMissingError,
@@ -28,18 +27,16 @@ from pathopatch.core.files import read_json
 from pathopatch.models.bundle import (
     CHECK,
     CHECK_VERSION,
-    GRAPH,
     WEIGHTS,
     checked_bundle,
     runtime_of,
     write_check,
 )
-from pathopatch.models.forward import SAMPLES, PatchClassifier, sample_patches
+from pathopatch.models.forward import SAMPLES, sample_patches
 from pathopatch.models.known_answers import NOT_READ, PATCHES, read_arrays
 from pathopatch.models.loading import load_model, network_of
-from pathopatch.models.runtime import Precision, Runtime
 from pathopatch.models.spec import ONNX_NETWORK, BundleSpec
-from pathopatch.models.weights import file_fingerprint, file_sha256, require_finite
+from pathopatch.models.weights import file_fingerprint, require_finite
 
 EXPORT, DESCRIPTION = "export.json", "config.json"
 """Files of an export: what it is, and wsinfer's description."""
@@ -67,8 +64,7 @@ def verify_export(folder: Path, runtime: str | None = None) -> list[Verified]:
     """Return how near an export's answers for its own patches are to those that are due, by each program that has it.
 
     The programs are onnxruntime and openvino, or torch for wsinfer's format: the one named by `runtime`, or each that
-    is installed. Files and parts of ``export.json`` are compared with their hashes first; a network is not run where a
-    file has changed. TorchScript is run after the checks of `load_program`; one that they refuse is a problem.
+    is installed. TorchScript is run after the checks of `load_program`; one that they refuse is a problem.
 
     Raises
     ------
@@ -77,8 +73,7 @@ def verify_export(folder: Path, runtime: str | None = None) -> list[Verified]:
     InputMissingError, InputCorruptError
         ``export.json`` is missing or cannot be read.
     """
-    about = read_json(folder / EXPORT)
-    kind = str(about.get("format"))
+    kind = str(read_json(folder / EXPORT).get("format"))
     if kind not in _PROGRAMS:
         raise InputUnsupportedError("no export of a model", place=str(folder), remedy="give the folder of an export")
     able = _PROGRAMS[kind]
@@ -89,43 +84,18 @@ def verify_export(folder: Path, runtime: str | None = None) -> list[Verified]:
             place=str(folder),
             remedy=f"use one of: {', '.join(able)}",
         )
-    files, parts = _changes(folder, about)
     verified = []
     for name in programs:
-        difference, problems = math.nan, [*files, *parts]
-        if not files:
-            try:
-                difference, largest = _difference(folder, kind, name)
-                if not difference <= _EXPORT_TOLERANCE * max(1.0, largest):  # NaN is not
-                    problems.append(f"its answers for {PATCHES} differ by {difference:g}")
-            except _errors_of(name) as error:
-                problems.append(f"{name} does not run it: {error}")
+        difference, problem = math.nan, ""
+        try:
+            difference, largest = _difference(folder, kind, name)
+            if not difference <= _EXPORT_TOLERANCE * max(1.0, largest):  # NaN is not
+                problem = f"its answers for {PATCHES} differ by {difference:g}"
+        except _errors_of(name) as error:
+            problem = f"{name} does not run it: {error}"
         program = f"{name} {import_module(name).__version__}"
-        verified.append(Verified(runtime=program, difference=difference, problem="; ".join(problems)))
+        verified.append(Verified(runtime=program, difference=difference, problem=problem))
     return verified
-
-
-def export_hashes(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Return the SHA-256 of the files in the folder of an export, and of each value of ``export.json``."""
-    files = {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.name != EXPORT}
-    return {"files": files, "values": {key: fingerprint(value) for key, value in sorted(about.items())}}
-
-
-def _changes(folder: Path, about: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """List which files of an export, and which values of ``export.json``, are not as they were written."""
-    stated = about.pop("sha256", None)
-    if not isinstance(stated, dict) or not all(isinstance(stated.get(key), dict) for key in ("files", "values")):
-        return [f"{EXPORT} holds no hashes: export the model again"], []
-    files, values = stated["files"], stated["values"]
-    names = sorted(files.keys() | {EXPORTED[about["format"]], PATCHES})
-    paths = {name: folder / Path(name).name for name in names}  # a stranger's name leads nowhere else
-    found = {name: file_sha256(path) if path.is_file() else "" for name, path in paths.items()}
-    now = {key: fingerprint(value) for key, value in about.items()}
-    changed = [key for key in sorted(now | values) if now.get(key) != values.get(key)]
-    return (
-        [f"{name} is not the file that was written" for name in names if found[name] != files.get(name)],
-        [f"{key} of {EXPORT} is not what was written" for key in changed],
-    )
 
 
 def _difference(folder: Path, kind: str, program: str) -> tuple[float, float]:
@@ -202,9 +172,9 @@ def verify_bundle(folder: Path, program: str | None = None) -> list[Verified]:
     ----------
     folder : Path
         A bundle, or an export of one.
-    program : {"torch", "openvino", "onnxruntime", "numpy"}, optional
-        The one to compare by; all that are installed by default. ONNX Runtime and OpenVINO run ``model.onnx``, NumPy
-        heads on features.
+    program : {"torch", "openvino", "numpy"}, optional
+        The one to compare by; all that are installed by default. OpenVINO runs ``model.onnx``, NumPy heads on features.
+        For an export as `verify_export`.
 
     Raises
     ------
@@ -257,7 +227,7 @@ def _expected_logits(folder: Path, n_classes: int) -> NDArray[np.float32]:
 def _programs(spec: BundleSpec, chosen: str | None) -> list[str]:
     """Return the installed programs that can run a bundle, or the chosen one."""
     able = [] if spec.architecture == ONNX_NETWORK else ["torch"]
-    able += ["numpy"] if spec.encoder else ["openvino", "onnxruntime"] if spec.onnx else []
+    able += ["numpy"] if spec.encoder else ["openvino"] if spec.onnx else []
     installed = [name for name in able if find_spec(name) is not None and chosen in (None, name)]
     if not installed:
         raise InputUnsupportedError(
@@ -270,36 +240,10 @@ def _programs(spec: BundleSpec, chosen: str | None) -> list[str]:
 
 def _compare(folder: Path, spec: BundleSpec, program: str, expected: NDArray[np.float32]) -> Verified:
     """Return how near a program comes to logits (16, K)."""
-    if program == "onnxruntime":
-        try:
-            runtime: Runtime = _ONNXRuntime(folder)
-            answers = PatchClassifier(spec, runtime).predict_logits(*sample_patches(spec))
-        except _errors_of(program) as error:
-            return Verified(runtime=program, difference=math.nan, problem=f"it does not run {GRAPH}: {error}")
-    else:
-        name = "auto" if program == "numpy" else program  # which of a head is NumPy
-        model = load_model(folder, device="cpu", precision="float32", runtime=name)
-        runtime, answers = model.runtime, model.predict_logits(*sample_patches(spec))
+    name = "auto" if program == "numpy" else program  # which of a head is NumPy
+    model = load_model(folder, device="cpu", precision="float32", runtime=name)
+    runtime, answers = model.runtime, model.predict_logits(*sample_patches(spec))
     difference = float(np.abs(answers - expected).max())
     is_near = difference <= _TOLERANCE * max(1.0, float(np.abs(expected).max()))  # NaN is not <=
     problem = "" if is_near else f"a logit differs by {difference:.2g} from that in {CHECK}"
     return Verified(runtime=f"{runtime.name} {runtime.version}", difference=difference, problem=problem)
-
-
-class _ONNXRuntime:
-    """``model.onnx`` of a checked bundle, by ONNX Runtime on a processor."""
-
-    name = "onnxruntime"
-    precision: Precision = "float32"
-    patches_per_pass = SAMPLES
-
-    def __init__(self, folder: Path) -> None:
-        onnxruntime: Any = import_module("onnxruntime")  # no package that pathopatch needs
-        self.version = str(onnxruntime.__version__)
-        self.weights = file_fingerprint(folder / WEIGHTS)
-        self._session = onnxruntime.InferenceSession(str(folder / GRAPH), providers=["CPUExecutionProvider"])
-
-    def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the logits, float32 (N, K), of standardised float32 patches (N, C, input_px, input_px)."""
-        (values,) = self._session.run(None, {self._session.get_inputs()[0].name: x})
-        return np.asarray(values, np.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,16 +23,15 @@ def import_model(
     source: Path,
     bundle: Path,
     *,
-    test: Sequence[str | Path] = (),
+    test: Path | None = None,
     untested: bool = False,
     force: bool = False,
     **stated: Any,
 ) -> BundleSpec:
     """Write the model of another program as a bundle, unless it is there, and return its spec.
 
-    `test` are known answers as `read_answers` takes them; those beside one of our own exports are found. Without any,
-    `untested` must be said, and the card says so. `stated` are the description and the options of `read_model`. `force`
-    replaces a bundle of another model.
+    `test` is a file of known answers, see `read_answers`. Without one, `untested` must be said, and the card says so.
+    `stated` are the description and the options of `read_model`. `force` replaces a bundle of another model.
     """
     from pathopatch.models.bundle import read_spec, save_bundle
     from pathopatch.models.card import NOTE
@@ -45,7 +43,14 @@ def import_model(
     model = read_model(source, **stated)
     spec, archive, answers, compare = model.spec, None, None, None
     if not untested:
-        answers = read_answers(test or _patches_beside(model.network), spec, model.classes)
+        if test is None:
+            raise InputMissingError(
+                "no test patches: nothing shows whether scaling, channels and classes are as described",
+                place=str(model.network),
+                remedy="give at least three patches with the answers that are due (--test patches.npz), or say "
+                "--untested",
+            )
+        answers = read_answers(test, spec, model.classes)
     facts = {NOTE: _UNTESTED} if answers is None else answers.facts()
     spec = spec.model_copy(update={"parameters": spec.parameters | facts})
     if not _is_there(bundle, spec, force=force):
@@ -62,22 +67,6 @@ def import_model(
             compare = partial(answers.compare, chosen=chosen, gives_probabilities=are_probabilities)
         save_bundle(bundle, network, spec, archive=archive, compare=compare)
     return read_spec(bundle)
-
-
-def _patches_beside(network: Path) -> list[Path]:
-    """Return the test patches beside the network of one of our own exports; InputMissingError without any."""
-    from pathopatch.models.known_answers import PATCHES
-    from pathopatch.models.verify import EXPORT, EXPORTED
-
-    folder = network.parent
-    if (folder / EXPORT).is_file() and (folder / PATCHES).is_file() and network.name in EXPORTED.values():
-        return [folder / PATCHES]
-    raise InputMissingError(
-        "no test patches: nothing shows whether scaling, channels and classes are as described",
-        place=str(network),
-        remedy="give patches with the answers that are due (--test patches.npz), three images with the model's "
-        "probability of tumour (--test tumour.png=0.93 --test ...), or say --untested",
-    )
 
 
 def glass_probability(bundle: Path) -> float:

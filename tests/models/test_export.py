@@ -81,7 +81,7 @@ def _run(folder: Path, patches: np.ndarray, **further: np.ndarray) -> np.ndarray
 
 def _about(folder: Path) -> dict[str, Any]:
     """Return ``export.json`` as the network holds it: without hashes, of which one is the network's."""
-    return {key: value for key, value in json.loads((folder / "export.json").read_text()).items() if key != "sha256"}
+    return json.loads((folder / "export.json").read_text())
 
 
 def _reference(path: Path) -> dict[str, Any]:
@@ -209,49 +209,23 @@ def test_export_json_gives_the_threshold_as_probability_and_the_model(tmp_path, 
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_equal_models_give_equal_bytes_without_local_paths(tmp_path, kind):
-    contents = []
-    for name in ("a", "b"):
-        export_model(_bundle(tmp_path / name / "model", _spec()), tmp_path / name / "out", kind=kind)
-        files = sorted((tmp_path / name / "out").iterdir())
-        contents.append({file.name: file.read_bytes() for file in files})
-    assert contents[0] == contents[1]
-    for content in contents[0].values():
+def test_an_export_holds_no_path_of_this_machine(tmp_path, kind):
+    export_model(_bundle(tmp_path / "model", _spec()), tmp_path / "out", kind=kind)
+    contents = [file.read_bytes() for file in (tmp_path / "out").iterdir()]
+    if kind == "wsinfer":
+        with zipfile.ZipFile(tmp_path / "out" / "torchscript_model.pt") as archive:
+            contents += map(archive.read, archive.namelist())
+            assert not [name for name in archive.namelist() if "debug" in name or "traced_inputs" in name]
+    for content in contents:
         for local_path in (str(tmp_path), str(Path(torch.__file__).parents[1]), str(Path(export.__file__).parent)):
             assert local_path.encode() not in content
 
 
-def test_the_recording_keeps_no_sources_no_inputs_and_no_running_numbers(tmp_path):
-    export_model(_bundle(tmp_path / "model", _spec()), tmp_path / "out", kind="wsinfer")
-    with zipfile.ZipFile(tmp_path / "out" / "torchscript_model.pt") as archive:
-        names = archive.namelist()
-        assert {entry.date_time[0] for entry in archive.infolist()} == {1980}
-        assert not any(b"torch_mangle" in archive.read(name) for name in names)
-        facts = json.loads(archive.read("archive/extra/pathopatch.json"))
-    assert not [name for name in names if "debug" in name or "traced_inputs" in name or "mangle" in name]
-    assert facts == _about(tmp_path / "out")
-
-
-def test_onnx_carries_its_facts_and_no_stack_traces(tmp_path):
+def test_onnx_takes_any_number_of_patches_and_carries_no_stack_traces(tmp_path):
     import onnx
 
-    groups = {"by": "tissue share", "attributes": ["little", "much"], "splits": ["val"], "counts": [[3, 4], [13, 14]]}
-    metrics = {f"n of label {y}, attribute {a}": 10 * y + a + 3 for y in (0, 1) for a in (0, 1)}
-    metrics |= {f"accuracy of label {y}, attribute {a}": 0.9 - 0.2 * y - 0.1 * a for y in (0, 1) for a in (0, 1)}
-    validated = groups | {"slides": 2, "patients": 2, "patches": 34}
-    spec = _spec(training={"groups": "ab" * 32}, data={"validated": validated}, group_metrics=metrics)
-    bundle = _bundle(tmp_path / "model", spec)
-    export_model(bundle, tmp_path / "out", kind="onnx")
+    export_model(_bundle(tmp_path / "model", _spec()), tmp_path / "out", kind="onnx")
     model = onnx.load(tmp_path / "out" / "model.onnx")
-    facts = {item.key: item.value for item in model.metadata_props}
-    assert json.loads(facts.pop("pathopatch")) == _about(tmp_path / "out")
-    assert "Below a tissue share of 0.01 nothing is predicted. Tissue: background auto" in facts.pop("tissue")
-    assert facts == {
-        "classes": "non-tumour, tumour", "mpp": "0.5 um/px", "patch_px": "32", "channels": "R, G, B",
-        "scaling": "to [0, 1] and clipped: 0 to 255", "licence": "not stated", "area_reliance": "not asked",
-        "decision": "tumour if the logit exceeds 0.85 (chosen for: wga), that is a probability above 0.6225",
-        "training_cohort": f"groups {'ab' * 32}", "worst_group": "60% right of tumour, much (14 validation patches)",
-    }  # fmt: skip
     assert not any(len(node.metadata_props) for node in model.graph.node)
     dims = model.graph.input[0].type.tensor_type.shape.dim
     assert [dim.dim_param or dim.dim_value for dim in dims] == ["N", 3, 32, 32]
@@ -328,46 +302,23 @@ def test_the_reference_is_short_and_needs_numpy_and_opencv_alone():
         )
 
 
-def _edit(path: Path, *keys: str, value: object) -> None:
-    facts = json.loads(path.read_text())
-    place = facts
-    for key in keys[:-1]:
-        place = place[key]
-    place[keys[-1]] = value
-    path.write_text(json.dumps(facts))
-
-
 def _flip_weight(folder: Path) -> None:
-    path = folder / "model.onnx"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2 | 3] ^= 0x42
-    path.write_bytes(bytes(content))
-
-
-def _flip_and_hash(folder: Path) -> None:
     import onnx
 
     model = onnx.load(folder / "model.onnx")
     weights = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
     weights.raw_data = weights.raw_data[:3] + bytes([weights.raw_data[3] ^ 0x42]) + weights.raw_data[4:]
     onnx.save(model, folder / "model.onnx")
-    digest = hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
-    _edit(folder / "export.json", "sha256", "files", "model.onnx", value=digest)
 
 
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
-        (_flip_weight, "model.onnx is not the file that was written"),
-        (_flip_and_hash, "differ by"),
-        (lambda out: _edit(out / "export.json", "model", "mean", value=[0.5] * 3), "model of export.json is not"),
-        (lambda out: _edit(out / "export.json", "model", "class_names", value=["tumour", "non-tumour"]), "model of"),
-        (lambda out: _edit(out / "export.json", "tissue", "is", value="1 is glass"), "tissue of export.json is not"),
-        (lambda out: _edit(out / "export.json", "sha256", value=[]), "export.json holds no hashes"),
-        (lambda out: (out / "patches.npz").unlink(), "patches.npz is not the file"),
-        (lambda out: (out / "README.md").write_text(""), "README.md is not the file"),
+        (_flip_weight, "differ by"),
+        (lambda out: (out / "model.onnx").write_bytes((out / "model.onnx").read_bytes()[:-3]), "does not run it"),
+        (lambda out: (out / "patches.npz").unlink(), "does not run it"),
     ],
-    ids=["weight", "weight and hash", "scaling", "classes", "mask", "no hashes", "no patches", "card"],
+    ids=["weight", "cut", "no patches"],
 )
 def test_what_was_changed_in_an_export_is_a_problem_of_every_program(tmp_path, masked_export, damage, problem):
     out = shutil.copytree(masked_export, tmp_path / "out")
@@ -393,8 +344,6 @@ def test_an_export_that_is_sure_of_everything_is_verified_too(tmp_path):
     (bias,) = (tensor for tensor in model.graph.initializer if numpy_helper.to_array(tensor).max(initial=0) == 40)
     bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) * np.float32(0.9), bias.name))
     onnx.save(model, out / "model.onnx")
-    digest = hashlib.sha256((out / "model.onnx").read_bytes()).hexdigest()
-    _edit(out / "export.json", "sha256", "files", "model.onnx", value=digest)
     assert all("differ by" in one.problem for one in verify_export(out))
 
 
@@ -414,13 +363,8 @@ def test_an_export_for_wsinfer_is_verified_by_torch_and_its_config(tmp_path):
     config = json.loads((out / "config.json").read_text())
     config["transform"][2]["arguments"]["mean"][0] += 0.01
     (out / "config.json").write_text(json.dumps(config))
-    assert "config.json is not the file" in verify_export(out)[0].problem
-    digest = hashlib.sha256((out / "config.json").read_bytes()).hexdigest()
-    _edit(out / "export.json", "sha256", "files", "config.json", value=digest)
     assert "differ by" in verify_export(out)[0].problem
     torch.save({}, out / "torchscript_model.pt")
-    digest = hashlib.sha256((out / "torchscript_model.pt").read_bytes()).hexdigest()
-    _edit(out / "export.json", "sha256", "files", "torchscript_model.pt", value=digest)
     assert "a pickle could run code when read; it was not read" in verify_export(out)[0].problem
     with pytest.raises(InputUnsupportedError, match="openvino is not installed, or does not run the format wsinfer"):
         verify_export(out, "openvino")
