@@ -15,8 +15,8 @@ Bundle = Annotated[Path, typer.Argument(help="Model bundle, runs/<run>/model.", 
 Folder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: <run>-<format>.")]
 ReviewFile = Annotated[Path | None, typer.Option("--out", "-o", help="CSV file to write; default: review.csv.")]
 RegionsFolder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: regions.")]
-QupathFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")]
-DicomFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")]
+QupathFolder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: qupath.")]
+DicomFolder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: dicom.")]
 Predictions = Annotated[Path, typer.Argument(help="Folder of predictions.", metavar="OUT")]
 
 
@@ -65,14 +65,12 @@ def export_regions(out: Predictions, folder: RegionsFolder = None, force: Force 
     print(export.export_regions(out, folder, force=force))
 
 
-def export_qupath(
-    out: Predictions, folder: QupathFolder = Path("qupath"), quiet: Quiet = False, force: Force = False
-) -> None:
+def export_qupath(out: Predictions, folder: QupathFolder = None, quiet: Quiet = False, force: Force = False) -> None:
     """Write GeoJSON for QuPath, a folder per slide: patches, positive regions and what reviewers decided."""
-    from pathopatch.heatmaps.qupath import write_qupath_folder
+    from pathopatch.stages import export
 
     with progress_bars(quiet) as progress:
-        written = write_qupath_folder(out, folder, force=force, progress=progress)
+        written = export.export_qupath(out, folder, force=force, progress=progress)
     say_warnings(written.notes.items())
     if not quiet:
         slides = pluralize(written.slides, "slide")
@@ -80,14 +78,12 @@ def export_qupath(
     print(written.path)
 
 
-def export_dicom(
-    out: Predictions, folder: DicomFolder = Path("dicom"), quiet: Quiet = False, force: Force = False
-) -> None:
+def export_dicom(out: Predictions, folder: DicomFolder = None, quiet: Quiet = False, force: Force = False) -> None:
     """Write heatmaps of DICOM slides as DICOM Parametric Maps, where the slides lie. Needs the extra `dicom`."""
-    from pathopatch.heatmaps.dicom_export import write_dicom_folder
+    from pathopatch.stages import export
 
     with progress_bars(quiet) as progress:
-        written = write_dicom_folder(out, folder, force=force, progress=progress)
+        written = export.export_dicom(out, folder, force=force, progress=progress)
     say_warnings(written.notes.items())
     print(written.path)
 
@@ -105,9 +101,6 @@ def import_model(
         list[str] | None,
         typer.Option(help="Class that counts as tumour; repeat for several. Default: the one whose name says so."),
     ] = None,
-    mpp: Annotated[
-        float | None, typer.Option(help="Scale of the model's patches, um/px, where its files do not state it.")
-    ] = None,
     description: Annotated[
         Path | None,
         typer.Option(
@@ -118,7 +111,6 @@ def import_model(
         Path | None, typer.Option(help="File .npz of at least three patches and their answers.", metavar="PATCHES")
     ] = None,
     untested: Annotated[bool, typer.Option("--untested", help="Compare no answers; the model card says so.")] = False,
-    made_by: Annotated[str, typer.Option(help="Who made the model, for the model card.")] = "",
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
@@ -131,9 +123,7 @@ def import_model(
         source,
         out,
         description=description,
-        mpp=mpp,
         tumor_classes=tumor_class or (),
-        made_by=made_by,
         test=test,
         untested=untested,
         force=force,

@@ -413,7 +413,7 @@ def write_tables(path: Path, parts: Iterable[pd.DataFrame], stamp: Stamp) -> Non
     import pyarrow as pa  # here, and below: processes must start before this one has loaded all that it will need
     import pyarrow.parquet as pq
 
-    metadata = stamped_metadata(stamp)
+    metadata = {_STAMP_KEY: _canonical(stamp.to_dict()).encode()}
     writer: pq.ParquetWriter | None = None
     with atomic_path(path) as temporary:
         try:
@@ -427,11 +427,6 @@ def write_tables(path: Path, parts: Iterable[pd.DataFrame], stamp: Stamp) -> Non
         finally:
             if writer is not None:
                 writer.close()
-
-
-def stamped_metadata(stamp: Stamp) -> dict[bytes, bytes]:
-    """Return how a Parquet file carries a stamp."""
-    return {_STAMP_KEY: _canonical(stamp.to_dict()).encode()}
 
 
 def read_table(path: Path, *, slide_id: str | None = None) -> pd.DataFrame:

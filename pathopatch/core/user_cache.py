@@ -47,15 +47,8 @@ def write_cached(name: str, value: bytes) -> None:
         temporary.write_bytes(hashlib.sha256(value).digest() + value)
         temporary.replace(folder / name)
         kept = 0
-        for path, size, _ in sorted(files(), key=lambda file: file[2], reverse=True):
-            kept += size
+        stats = [(path, path.stat()) for path in folder.rglob("*") if path.is_file()]
+        for path, stat in sorted(stats, key=lambda file: file[1].st_mtime_ns, reverse=True):
+            kept += stat.st_size
             if kept > MOST_BYTES:
                 path.unlink(missing_ok=True)
-
-
-def files() -> list[tuple[Path, int, int]]:
-    """Return path, bytes and time of last use (ns) of each file that is kept."""
-    folder = cache_folder()
-    if not folder.is_dir():
-        return []
-    return [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()]

@@ -10,7 +10,6 @@ from pathopatch.core.config import ComposingConfig, EvaluateConfig, GroupsConfig
 from pathopatch.core.task import Progress
 from pathopatch.demo.slides import CohortSpec, make_cohort
 from pathopatch.stages.study import run_study
-from pathopatch.stages.train import require_training
 
 THRESHOLD = 0.5  # nearly all tumour patches of training hold more tissue, nearly all others less
 METHODS = ("erm", "auto")  # plain, debiased
@@ -28,7 +27,8 @@ def run_quick(
     The study's report opens with the maps of both models; the test slides are predicted by the one that validation
     prefers. `jobs` is the number of processes, 0 for one per core; `force` replaces outputs of other settings.
     """
-    require_training()
+    import pathopatch.training.run  # noqa: F401  # a missing package is told before slides are made
+
     jobs = min(jobs or os.cpu_count() or 1, len(METHODS))
     study = StudyConfig(
         manifest=make_cohort(work / "cohort", seed=seed, spec=SPEC, force=force, progress=progress),

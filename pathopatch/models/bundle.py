@@ -417,10 +417,10 @@ def joint_fingerprint(members: Sequence[tuple[BundleSpec, str]], *, correct: Are
     return fingerprint([joint, correct, rule.areas, rule.response, rule.shift[correct]])
 
 
-def bundle_fingerprint(folders: Sequence[Path], *, correct: AreaCorrection = "none") -> str:
+def bundle_fingerprint(folders: Sequence[Path]) -> str:
     """Return the `joint_fingerprint` of the models of some bundles; raises as `read_spec`, or of the disk."""
     members = [(read_spec(folder), file_fingerprint(folder / WEIGHTS)) for folder in folders]
-    return joint_fingerprint(members, correct=correct)
+    return joint_fingerprint(members)
 
 
 def _refuse_other_kinds(folder: Path) -> None:

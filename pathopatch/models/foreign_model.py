@@ -194,7 +194,7 @@ def read_model(source: Path, *, description: Path | None = None, **options: Any)
         raise MppMissingError(
             "nothing states the scale of the model's patches",
             place=str(source),
-            remedy=f"state what its makers do, in um/px: by --mpp, or as mpp {remedy}",
+            remedy=f"state what its makers do, in um/px, as mpp {remedy}",
         )
     needed = [name for name, about in ModelDescription.model_fields.items() if about.is_required()]
     if missing := [name for name in needed if name not in facts]:

@@ -45,7 +45,8 @@ class PatchClassifier:
         self._std = np.array(spec.std, dtype=np.float32)[:, None, None]
 
     def __repr__(self) -> str:
-        return f"<PatchClassifier {self.spec.method}: {classifier_text(self.spec)}, {_runtime_text(self.runtime)}>"
+        runtime = f"{self.runtime.name}, {self.runtime.precision}"
+        return f"<PatchClassifier {self.spec.method}: {classifier_text(self.spec)}, {runtime}>"
 
     def predict_logits(
         self, batch: NDArray[np.float32], tissue: NDArray[np.bool_] | None = None
@@ -247,10 +248,6 @@ def correct_for_area(
     n = np.isfinite(beside).sum(axis=1)
     np.divide(np.nansum(beside, axis=1) + mean * n, n, out=made, where=n > 0)
     return made
-
-
-def _runtime_text(runtime: Runtime) -> str:
-    return f"{runtime.name}, {runtime.precision}"
 
 
 def append_mask(pixels: NDArray[np.float32], tissue: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -11,15 +11,24 @@ arXiv:2204.02937: features of plain training, or of ImageNet, hold what a balanc
 
 from __future__ import annotations
 
+import copy
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.models.runtime import openvino_runtime, patches_per_pass
+from pathopatch.models.runtime.torch_runtime import processor_threads, run_in_batches
 from pathopatch.models.spec import BackboneSpec
+
+FeatureFunction = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""Gives the features (N, D) of standardised patches (N, C, H, W)."""
 
 WHOLE_PX, CROPPED_PX = 224, 96
 """Sides to which patches, and crops of them, are brought for a convolutional backbone: multiples of its last stride."""
@@ -151,3 +160,50 @@ def _places(backbone: Any) -> list[int]:
             remedy="use another of timm's convolutional networks or vision transformers, or mask = 'none'",
         )
     return [len(strides) - 1 - strides[::-1].index(stride) for stride in _STRIDES]
+
+
+def open_features(
+    network: nn.Module, *, channels: int, input_px: int, inside_px: int, device: torch.device, threads: int | None
+) -> FeatureFunction:
+    """Return what runs a network from (N, channels, input_px, input_px) to (N, D); it works at `inside_px`.
+
+    OpenVINO runs it on processors where it can, else torch does.
+    """
+    if device.type != "cpu":
+        return torch_features(network, device, threads)
+    try:
+        return _openvino_features(network, channels, input_px, inside_px, threads)
+    except RuntimeError as error:
+        warnings.warn(f"OpenVINO cannot run this backbone, torch does: {error}", UserWarning, stacklevel=2)
+        return torch_features(network, device, threads)
+
+
+def torch_features(network: nn.Module, device: torch.device, threads: int | None) -> FeatureFunction:
+    """Return what runs a network by torch, in float32; it raises as `run_in_batches`."""
+    # The network itself stays on the processor, where its head is solved and its bundle is written.
+    ready = (network if device.type == "cpu" else copy.deepcopy(network).to(device)).eval()
+
+    def features(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        patches = torch.from_numpy(np.ascontiguousarray(x))
+        with processor_threads(threads):
+            return run_in_batches(lambda part: ready(part.to(device)), patches, batch=len(x), device=device)
+
+    return features
+
+
+def _openvino_features(
+    network: nn.Module, channels: int, input_px: int, inside_px: int, threads: int | None
+) -> FeatureFunction:
+    """Return what runs a network by OpenVINO on a processor, with its weights; RuntimeError without an operation."""
+    import openvino
+    from openvino.frontend import GeneralFailure, NotImplementedFailure, OpConversionFailure
+
+    shape = patches_per_pass(max(input_px, inside_px)), channels, input_px, input_px
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # torch warns that tracing is old, and that shapes become constants
+        try:
+            converted = openvino.convert_model(network, example_input=torch.zeros(1, *shape[1:]))
+        except (GeneralFailure, NotImplementedFailure, OpConversionFailure) as error:  # no RuntimeErrors
+            raise RuntimeError(str(error)) from error
+    compiled = openvino_runtime.compile_network(converted, shape, "float32", threads or openvino_runtime.cores())
+    return openvino_runtime.FixedBatch(compiled, shape)

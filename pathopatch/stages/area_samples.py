@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -114,7 +114,11 @@ def source_fingerprints(sources: Sequence[SlideRow] | Path) -> dict[str, str]:
 def opened_work(work: Path) -> list[Opened]:
     """Return the tiled slides of a work folder."""
     slides = read_table(WorkFolder(work).slides)
-    return [(about, partial(_open_store, work, about["slide_id"])) for about in _with_units(slides)]
+
+    def opened(slide_id: str) -> AbstractContextManager[FromStore]:
+        return nullcontext(FromStore(work, slide_id))
+
+    return [(about, partial(opened, about["slide_id"])) for about in _with_units(slides)]
 
 
 def opened_slides(
@@ -295,8 +299,3 @@ def _with_units(slides: pd.DataFrame) -> list[dict[Any, Any]]:
     """Return what `IDS` names of each slide, and its unit; that is "" of a set of several patients."""
     listed = slides[[name for name in IDS if name in slides]].astype(str)
     return listed.assign(unit=units_of(slides).where(listed["patient_id"] != "", "")).to_dict("records")
-
-
-@contextmanager
-def _open_store(work: Path, slide_id: str) -> Iterator[FromStore]:
-    yield FromStore(work, slide_id)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Literal
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, StaleArtefactError
 from pathopatch.core.files import atomic_path, write_bytes
+from pathopatch.core.task import Progress
 
 if TYPE_CHECKING:
     from pathopatch.groups.decisions.decision import RecordedDecision
+    from pathopatch.heatmaps.qupath import ExportFolder
     from pathopatch.models.verify import Verified
 
 
@@ -53,6 +55,24 @@ def export_regions(out: Path, folder: Path | None = None, *, force: bool = False
         for name, text in files.items():
             (temporary / name).write_text(text, encoding="utf-8")
     return folder
+
+
+def export_qupath(
+    out: Path, folder: Path | None = None, *, force: bool = False, progress: Progress | None = None
+) -> ExportFolder:
+    """Write a folder of GeoJSON for each predicted slide, see `write_qupath_folder`; ``qupath`` if None."""
+    from pathopatch.heatmaps.qupath import write_qupath_folder
+
+    return write_qupath_folder(out, folder or Path("qupath"), force=force, progress=progress)
+
+
+def export_dicom(
+    out: Path, folder: Path | None = None, *, force: bool = False, progress: Progress | None = None
+) -> ExportFolder:
+    """Write a DICOM Parametric Map of each slide predicted from DICOM, see `write_dicom_folder`; ``dicom`` if None."""
+    from pathopatch.heatmaps.dicom_export import write_dicom_folder
+
+    return write_dicom_folder(out, folder or Path("dicom"), force=force, progress=progress)
 
 
 def export_bundle(bundle: Path, out: Path | None, kind: Literal["onnx", "wsinfer"], *, force: bool = False) -> Path:

@@ -88,7 +88,6 @@ def run_study(
         runs = study_runs(study)
         check_networks(runs)
     workers = workers or study.batch.workers
-    jobs = min(study.jobs or (workers if all(run.frozen for run in runs) else 1), max(1, len(runs)))
     batch = BatchOptions(**study.batch.model_dump(exclude={"workers"}), workers=workers, force=force)
     files.write_json(work / "study.json", study.model_dump(mode="json"))
     outcomes = tile_study(study, batch, progress=progress)

@@ -99,11 +99,6 @@ def search_plan_text(work: Path, config: TrainConfig, search: TuneConfig) -> str
     return search_text([cohort_settings(work, config)], search)
 
 
-def require_training() -> None:
-    """Load what training needs, so that a missing package is told before hours of work on slides."""
-    import pathopatch.training.run  # noqa: F401
-
-
 def training_folders(work: Path) -> list[Path]:
     """Return the work folders in which runs are trained: those of the folds, or the work folder itself."""
     from pathopatch.evaluation.pooled import fold_folders

@@ -25,10 +25,9 @@ from pathopatch.groups.assign import assign_folds
 from pathopatch.models.backbones import BACKBONES, weights_facts
 from pathopatch.models.device import pick_device
 from pathopatch.models.forward import append_mask
-from pathopatch.models.frozen import CROPPED_PX, WHOLE_PX, FrozenNetwork, is_transformer
+from pathopatch.models.frozen import CROPPED_PX, WHOLE_PX, FeatureFunction, FrozenNetwork, is_transformer, open_features
 from pathopatch.models.interior import CropChoice, cut_crops
 from pathopatch.models.networks import InteriorCrops, build_network, weights_path
-from pathopatch.models.runtime.feature_runtime import FeatureRuntime, open_runtime
 from pathopatch.models.spec import BackboneSpec
 from pathopatch.training.convex import LogisticRegression, second_moments_of, solve_method, solver_factor
 from pathopatch.training.crops import choose_crops, patches_with_crop
@@ -70,14 +69,14 @@ class Backbone:
     mean: tuple[float, ...]  # per channel, in the scale of [0, 1]
     std: tuple[float, ...]
     is_blank: bool = False  # pixels are replaced by the mean of their channel
-    _runtimes: dict[Any, FeatureRuntime] = field(default_factory=dict)  # a compiled network serves all slides
+    _runtimes: dict[Any, FeatureFunction] = field(default_factory=dict)  # a compiled network serves all slides
 
     def features(self, patches: PatchSet, *, device: str = "cpu", threads: int | None = None) -> Features:
         """Return the features (N, D) of patches; of crops their mean over each patch."""
         channels, side = len(self.mean) + (self.mask == "normalise"), patches.read(slice(0, 1)).shape[2]
         key = channels, side, device, threads
         if key not in self._runtimes:
-            self._runtimes[key] = open_runtime(
+            self._runtimes[key] = open_features(
                 _Features(self.network),
                 channels=channels,
                 input_px=self.crop_px or side,
@@ -97,11 +96,11 @@ class Backbone:
                 assert patches.tissue is not None
                 x = append_mask(x, patches.tissue.read(part))
             if self.crop_px is None:
-                parts.append(runtime.features(x))
+                parts.append(runtime(x))
                 continue
             crops, patch_number = cut_crops(x, self.crop_px)
             first = np.searchsorted(patch_number, np.arange(len(x)))
-            total = np.add.reduceat(runtime.features(crops), first, axis=0)
+            total = np.add.reduceat(runtime(crops), first, axis=0)
             parts.append(np.asarray(total / np.bincount(patch_number)[:, None], np.float32))
         return np.concatenate(parts)
 

@@ -31,9 +31,9 @@ from pathopatch.core.config import PredictConfig, TrainConfig  # noqa: E402
 from pathopatch.heatmaps.slide_prediction import predict_slide  # noqa: E402
 from pathopatch.models.bundle import save_bundle  # noqa: E402
 from pathopatch.models.device import full_float32  # noqa: E402
+from pathopatch.models.frozen import torch_features  # noqa: E402
 from pathopatch.models.loading import load_model  # noqa: E402
 from pathopatch.models.networks import build_network  # noqa: E402
-from pathopatch.models.runtime.feature_runtime import TorchFeatures  # noqa: E402
 from pathopatch.models.spec import BundleSpec  # noqa: E402
 from pathopatch.slides import open_slide  # noqa: E402
 from pathopatch.training import loop  # noqa: E402
@@ -123,7 +123,7 @@ def training(device: torch.device, sizes: Sizes) -> Iterator[Row]:
     name = f"train {sizes.compared}, bfloat16"
     yield Row(f"{name}: a GERNE step by an ERM step", by_method["gerne"] / by_method["erm-balanced"], "ratio")
     backbone = open_backbone(TrainConfig(frozen=True, mask="normalise"), 3)
-    features = TorchFeatures(_Features(backbone.network), device, None).features
+    features = torch_features(_Features(backbone.network), device, None).features
     x = np.random.default_rng(0).standard_normal((8 * sizes.batch_per_class, 4, 128, 128), np.float32)
     seconds = _seconds(device, lambda: features(x), sizes.steps, sizes.warm_up)
     yield Row("features of a frozen tf_efficientnet_lite0, masked, 128 px", len(x) / seconds, "patches/s")

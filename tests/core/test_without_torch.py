@@ -31,7 +31,6 @@ TRAINING = {
     "pathopatch.models.frozen",
     "pathopatch.models.networks",
     "pathopatch.models.onnx_graph",
-    "pathopatch.models.runtime.feature_runtime",
     "pathopatch.models.runtime.torch_runtime",
     "pathopatch.models.torchscript_archive",
     "pathopatch.training.array_heads",

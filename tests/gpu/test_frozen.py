@@ -11,8 +11,8 @@ from made_patches import toy
 
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.mask_bits import pack_masks
+from pathopatch.models.frozen import torch_features
 from pathopatch.models.networks import build_network
-from pathopatch.models.runtime.feature_runtime import TorchFeatures
 from pathopatch.training.dataset import PatchMasks, PatchSet
 from pathopatch.training.fit import fit_arrays
 from pathopatch.training.frozen import _Features, fit_frozen, open_backbone
@@ -65,7 +65,7 @@ def test_features_and_head_of_a_frozen_network_are_those_of_one_thread(device, m
         x = (part.x - mean) / std
         if mask == "normalise":
             x = np.concatenate([x, part.tissue.read(slice(None))[:, None]], axis=1, dtype=np.float32)
-        features["here"] = TorchFeatures(_Features(backbone.network), torch.device("cpu"), 1).features(x)
+        features["here"] = torch_features(_Features(backbone.network), torch.device("cpu"), 1)(x)
         return features["here"]
 
     fitted = [fit_frozen(patches, None, config, read_features=read) for read in (there, one_thread)]
@@ -96,5 +96,5 @@ def test_fine_tuning_at_a_low_rate_moves_no_weight_further_than_the_rate(device)
 
 def test_a_backbone_stays_on_the_processor_when_a_device_runs_it(device):
     backbone = open_backbone(TrainConfig(**LITE0, frozen=True), 3)
-    TorchFeatures(_Features(backbone.network), torch.device(device), 1)
+    torch_features(_Features(backbone.network), torch.device(device), 1)
     assert {weight.device.type for weight in backbone.network.parameters()} == {"cpu"}

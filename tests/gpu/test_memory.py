@@ -8,8 +8,8 @@ from torch import nn
 
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import OutOfMemoryError, with_code
+from pathopatch.models.frozen import torch_features
 from pathopatch.models.networks import build_network
-from pathopatch.models.runtime.feature_runtime import TorchFeatures
 from pathopatch.models.runtime.torch_runtime import TorchRuntime, largest_fitting, predict_logits
 from pathopatch.training import fit
 from pathopatch.training.fit import fit_arrays
@@ -116,9 +116,9 @@ def test_a_patch_that_does_not_fit_alone_is_refused(device):
 @pytest.mark.slow
 def test_features_halve_the_batch_until_it_fits(device, short_memory):
     network = short_memory(build_network("small-groupnorm", 2), 5)
-    features = TorchFeatures(network.requires_grad_(False), torch.device(device), 1)
+    features = torch_features(network.requires_grad_(False), torch.device(device), 1)
     count = 12 if device == "cpu" else 4096
-    assert len(features.features(np.zeros((count, 2, 4 * SIDE[device], 4 * SIDE[device]), np.float32))) == count
+    assert len(features(np.zeros((count, 2, 4 * SIDE[device], 4 * SIDE[device]), np.float32))) == count
 
 
 def test_any_other_want_of_gpu_memory_has_the_code_too():

@@ -9,9 +9,9 @@ from made_slides import write_rgb_pyramid
 
 from pathopatch.heatmaps.slide_prediction import predict_slide
 from pathopatch.models.device import full_float32
+from pathopatch.models.frozen import torch_features
 from pathopatch.models.loading import load_model
 from pathopatch.models.networks import build_network
-from pathopatch.models.runtime.feature_runtime import TorchFeatures
 from pathopatch.slides import open_slide
 
 CPU = torch.device("cpu")
@@ -38,8 +38,8 @@ def test_features_are_those_of_the_processor(device):
     args = {"depth": 2, "embed_dim": 64, "num_heads": 2}
     network = build_network("vit_tiny_patch16_224", 3, timm_args=args).requires_grad_(False)
     x = np.random.default_rng(0).random((5, 3, 224, 224), np.float32)
-    exact = TorchFeatures(network, CPU, 1).features(x)
-    near = TorchFeatures(network, torch.device(device), 2).features(x)
+    exact = torch_features(network, CPU, 1)(x)
+    near = torch_features(network, torch.device(device), 2)(x)
     np.testing.assert_allclose(near, exact, rtol=0, atol=1e-3 * np.abs(exact).max())
 
 

@@ -216,8 +216,9 @@ def test_a_hidden_constant_in_another_file_is_refused(tmp_path: Path, monkeypatc
 def test_the_command_imports_predicts_and_names_the_licence(tmp_path: Path, said: Callable) -> None:
     path = write_onnx(tmp_path / "made", toml=TOML.replace("mpp = 0.5", ""))
     command = ("import", "model", path, "-o", tmp_path / "bundle", "--untested")
-    assert "--mpp" in said(*command, code=1).err
-    err = said(*command, "--mpp", "0.5").err
+    assert "as mpp in the TOML file" in said(*command, code=1).err
+    (tmp_path / "made" / "tiny.toml").write_text(TOML)
+    err = said(*command).err
     assert "licence: CC-BY-4.0" in err
     (answer,) = np.exp(answers(path, scaled(np.full((1, 3, PX, PX), 240 / 255))))
     assert "counted as tumour: Tumor; as the rest: stroma" in err

@@ -24,9 +24,9 @@ from pathopatch.core.files import read_json
 from pathopatch.core.mask_bits import pack_masks
 from pathopatch.evaluation.evaluate import evaluate_run
 from pathopatch.evaluation.predicting import WITHOUT, without_channel
+from pathopatch.models.frozen import open_features
 from pathopatch.models.loading import load_model
 from pathopatch.models.runtime import patches_per_pass
-from pathopatch.models.runtime.feature_runtime import open_runtime
 from pathopatch.training import feature_cache, frozen
 from pathopatch.training.dataset import PatchMasks, PatchSet
 from pathopatch.training.fit import fit_arrays
@@ -218,7 +218,7 @@ def test_features_of_a_work_folder_are_computed_once(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(Backbone, "features", counted)
     opened = []
-    monkeypatch.setattr(frozen, "open_runtime", lambda *args, **how: opened.append(how) or open_runtime(*args, **how))
+    monkeypatch.setattr(frozen, "open_features", lambda *args, **how: opened.append(how) or open_features(*args, **how))
     for seed, method in ((0, "erm"), (1, "erm"), (0, "resample")):
         run = fit(tmp_path, TrainConfig(frozen=True, seed=seed, method=method, mask="normalise"))
     assert len(computed) == 2  # the slides of train and val, once each
