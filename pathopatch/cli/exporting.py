@@ -133,9 +133,6 @@ def import_model(
         say(f"licence: {spec.parameters['licence']}")
         compared = spec.parameters.get("test_patches")
         say(f"its answers to {compared} test patches are those due" if compared else spec.parameters["note"])
-        if spec.background == "bright":
-            grey = "blank glass (a patch of grey value 240)"
-            say(f"{grey} has a probability of {import_model.glass_probability(out):.3f} of {spec.class_names[1]}")
         if spec.onnx is None:
             say("the network cannot be written as ONNX: torch runs it")
     print(out)

@@ -102,7 +102,6 @@ class CropChoice:
 
     crop_px: int
     left_out: tuple[tuple[int, float, float], ...]  # class, and tissue fraction from and to, of cells without a crop
-    left_out_share: float  # of all patches
 
 
 def largest_crop_px(tissue: Mask) -> int:
@@ -124,7 +123,6 @@ def choose_crop_px(
     number = ((tissue_fraction - start + 1e-9) / BIN).astype(np.int64)
     sides: list[int] = []
     left_out: list[tuple[int, float, float]] = []
-    is_out = np.zeros(len(label), np.bool_)
     for y, n in sorted(set(zip(label.tolist(), number.tolist(), strict=True))):
         is_member = (label == y) & (number == n)
         descending = np.sort(largest[is_member])[::-1]
@@ -133,11 +131,10 @@ def choose_crop_px(
             sides.append(side)
         else:
             left_out.append((y, start + BIN * n, min(1.0, start + BIN * (n + 1))))
-            is_out |= is_member
     if not sides:
         raise InputUnsupportedError(
             f"no crop of {LEAST_CROP_PX} px lies wholly in the tissue of most patches",
             place="[train] mask",
             remedy="raise [train] input_px, tile larger patches, or use mask = 'normalise'",
         )
-    return CropChoice(min(sides), tuple(left_out), float(is_out.mean()))
+    return CropChoice(min(sides), tuple(left_out))

@@ -16,7 +16,6 @@ _UNTESTED = (
     "Untested: nobody has compared its answers with those of the program that it was made for. Scaling, channels and "
     "classes are as its description says."
 )
-_GLASS = 240 / 255  # of scans of H&E, whose white is 235 to 245
 
 
 def import_model(
@@ -67,18 +66,6 @@ def import_model(
             compare = partial(answers.compare, chosen=chosen, gives_probabilities=are_probabilities)
         save_bundle(bundle, network, spec, archive=archive, compare=compare)
     return read_spec(bundle)
-
-
-def glass_probability(bundle: Path) -> float:
-    """Return the probability that a model of R, G, B gives blank glass: a patch of grey value 240 of 255."""
-    import numpy as np
-
-    from pathopatch.models.forward import Ensemble
-    from pathopatch.models.loading import load_model
-
-    model = load_model(bundle, device="cpu", precision="float32")
-    glass = np.full((1, len(model.spec.channels), model.spec.patch_px, model.spec.patch_px), _GLASS, np.float32)
-    return float(Ensemble([model]).forward([model.standardised(glass)]).probability[0])
 
 
 def _is_there(bundle: Path, spec: BundleSpec, *, force: bool) -> bool:

@@ -9,7 +9,6 @@ deleted any time: what became of a slide stands in its status.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shlex
 import socket
@@ -21,7 +20,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -55,7 +53,6 @@ LOGS = "logs"
 KEPT_RUNS = 20
 """Of each stage; the logs of earlier runs go."""
 _MOST_COMMAND = 2000  # characters: a status of each failed slide repeats it
-_LOG_BYTES, _LOG_PARTS = 16 * 2**20, 4  # a log that grows on is continued in a new file, and so many old ones are kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,12 +329,9 @@ def logged(
     path = inside(out, LOGS, f"{stage}-{stamp}-{os.getpid()}.jsonl")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        runs = sorted({log.name.split(".jsonl")[0] for log in path.parent.glob(f"{stage}-*.jsonl*")})
-        for old in runs[: max(0, len(runs) - KEPT_RUNS + 1)]:
-            for log in path.parent.glob(f"{old}.jsonl*"):
-                with suppress(OSError):  # perhaps another user's
-                    log.unlink()
-        handler = _QuietHandler(path, maxBytes=_LOG_BYTES, backupCount=_LOG_PARTS, encoding="utf-8", delay=True)
+        for log in sorted(path.parent.glob(f"{stage}-*.jsonl"))[: 1 - KEPT_RUNS]:
+            with suppress(OSError):  # perhaps another user's
+                log.unlink()
     states: Counter[str] = Counter()
 
     def write(event: str, **fields: object) -> None:
@@ -346,7 +340,8 @@ def logged(
             "event": event,
             **{name: value for name, value in fields.items() if value},
         }
-        handler.emit(logging.makeLogRecord({"msg": "%s", "args": (json.dumps(line, ensure_ascii=False),)}))
+        with suppress(OSError), path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def slide_done(outcome: Outcome) -> None:
         states[outcome.state] += 1
@@ -370,11 +365,3 @@ def logged(
         raise
     finally:
         write(how, seconds=round(time.time() - started, 3), states=dict(states))
-        handler.close()
-
-
-class _QuietHandler(RotatingFileHandler):
-    """A handler that writes whole lines at once, and says nothing where it cannot."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Do nothing."""
