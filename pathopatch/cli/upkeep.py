@@ -59,13 +59,6 @@ def clean(
 
 def verify(
     bundle: Annotated[Path, typer.Argument(help="Model bundle, run, or export of a model.", metavar="BUNDLE")],
-    program: Annotated[
-        str | None,
-        typer.Option(
-            "--with",
-            help="One of torch, openvino, numpy, of an export onnxruntime too. Default: all that are installed.",
-        ),
-    ] = None,
     write: Annotated[
         bool, typer.Option("--write", help="Take the model's answers of now, by torch, as those to compare with.")
     ] = False,
@@ -75,7 +68,7 @@ def verify(
     from pathopatch.core.errors import InputCorruptError
     from pathopatch.stages.export import verify_model
 
-    verified = verify_model(bundle, program, write=write)
+    verified = verify_model(bundle, write=write)
     for one in verified if not quiet else ():
         print(f"{'--' if one.problem else 'ok'}  {one.runtime}: largest difference {one.difference:.2g}")
     if problems := "; ".join(f"{one.runtime}: {one.problem}" for one in verified if one.problem):

@@ -22,7 +22,6 @@ import re
 import shutil
 import warnings
 import zipfile
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -180,7 +179,7 @@ def export_model(bundle: Path, path: Path, *, kind: Format, force: bool = False)
                 shutil.copyfile(Path(__file__).with_name("mask_and_crops.txt"), temporary / _REFERENCE)
             (temporary / _README).write_text(_readme(whole, kind), encoding="utf-8")
             write_json(temporary / EXPORT, _metadata(whole, kind) | {"stamp": stamp.to_dict()})
-            _replay(temporary, spec, kind)
+            _replay(temporary, spec)
     return True
 
 
@@ -194,16 +193,15 @@ def _answered_patches(spec: BundleSpec, network: nn.Module, kind: Format) -> dic
     return arrays | ({"tissue": tissue[:, None].astype(np.uint8)} if spec.mask == "normalise" else {})
 
 
-def _replay(folder: Path, spec: BundleSpec, kind: Format) -> None:
+def _replay(folder: Path, spec: BundleSpec) -> None:
     """Refuse an export that another program runs with other answers."""
-    program = {"wsinfer": "torch", "onnx": "onnxruntime" if find_spec("onnxruntime") else "openvino"}[kind]
-    (verified,) = verify_export(folder, program)
-    if verified.problem:
-        raise InputUnsupportedError(
-            f"the export of {spec.architecture} is not the model, by {verified.runtime}: {verified.problem}",
-            place="architecture",
-            remedy="export it in another format, or train another architecture",
-        )
+    for verified in verify_export(folder):
+        if verified.problem:
+            raise InputUnsupportedError(
+                f"the export of {spec.architecture} is not the model, by {verified.runtime}: {verified.problem}",
+                place="architecture",
+                remedy="export it in another format, or train another architecture",
+            )
 
 
 def _require_exportable(spec: BundleSpec, kind: Format) -> None:

@@ -7,7 +7,7 @@ files of two models, and edits. It is no signature: who writes ``check.json`` an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -60,32 +60,24 @@ class Verified:
 Replay = Callable[[Mapping[str, NDArray[np.float32]]], NDArray[np.float32]]
 
 
-def verify_export(folder: Path, runtime: str | None = None) -> list[Verified]:
+def verify_export(folder: Path) -> list[Verified]:
     """Return how near an export's answers for its own patches are to those that are due, by each program that has it.
 
-    The programs are onnxruntime and openvino, or torch for wsinfer's format: the one named by `runtime`, or each that
-    is installed. TorchScript is run after the checks of `load_program`; one that they refuse is a problem.
+    The programs are onnxruntime and openvino, or torch for wsinfer's format. TorchScript is run after the checks of
+    `load_program`; one that they refuse is a problem.
 
     Raises
     ------
     InputUnsupportedError
-        The folder is no export, or the program is not installed or cannot run it.
+        The folder is no export, or no program that runs it is installed.
     InputMissingError, InputCorruptError
         ``export.json`` is missing or cannot be read.
     """
     kind = str(read_json(folder / EXPORT).get("format"))
     if kind not in _PROGRAMS:
         raise InputUnsupportedError("no export of a model", place=str(folder), remedy="give the folder of an export")
-    able = _PROGRAMS[kind]
-    programs = [name for name in able if runtime in (None, name) and find_spec(name)]
-    if not programs:
-        raise InputUnsupportedError(
-            f"{runtime or able[0]} is not installed, or does not run the format {kind}",
-            place=str(folder),
-            remedy=f"use one of: {', '.join(able)}",
-        )
     verified = []
-    for name in programs:
+    for name in _installed(_PROGRAMS[kind], folder):
         difference, problem = math.nan, ""
         try:
             difference, largest = _difference(folder, kind, name)
@@ -161,20 +153,13 @@ def rewrite_check(folder: Path) -> Path:
     return folder / CHECK
 
 
-def verify_bundle(folder: Path, program: str | None = None) -> list[Verified]:
-    """Compare the answers of a bundle with those in its ``check.json``, by each program that can run it.
+def verify_bundle(folder: Path) -> list[Verified]:
+    """Compare the answers of a bundle with those in its ``check.json``, by each installed program that can run it.
 
-    Logits are equal if they differ by at most 1e-4 of the largest one, or of 1 if all are smaller: the rounding of
-    float32 grows with the logit, and the same tolerance accepts a graph when it is written. A difference beyond it is a
-    `problem` of the program.
-
-    Parameters
-    ----------
-    folder : Path
-        A bundle, or an export of one.
-    program : {"torch", "openvino", "numpy"}, optional
-        The one to compare by; all that are installed by default. OpenVINO runs ``model.onnx``, NumPy heads on features.
-        For an export as `verify_export`.
+    OpenVINO runs ``model.onnx``, NumPy heads on features; an export is verified by `verify_export`. Logits are equal if
+    they differ by at most 1e-4 of the largest one, or of 1 if all are smaller: the rounding of float32 grows with the
+    logit, and the same tolerance accepts a graph when it is written. A difference beyond it is a `problem` of the
+    program.
 
     Raises
     ------
@@ -183,15 +168,17 @@ def verify_bundle(folder: Path, program: str | None = None) -> list[Verified]:
     InputCorruptError
         Settings or weights are not those of ``check.json``, or that is damaged.
     InputUnsupportedError
-        The program is not installed or cannot run the bundle.
+        No program that runs the bundle is installed.
     PathopatchError
         The bundle cannot be read, as `load_model`.
     """
     if (folder / EXPORT).is_file():
-        return list(verify_export(folder, program))
+        return verify_export(folder)
     spec, _ = checked_bundle(folder)
     expected = _expected_logits(folder, len(spec.class_names))
-    return [_compare(folder, spec, name, expected) for name in _programs(spec, program)]
+    able = [] if spec.architecture == ONNX_NETWORK else ["torch"]
+    able += ["numpy"] if spec.encoder else ["openvino"] if spec.onnx else []
+    return [_compare(folder, spec, name, expected) for name in _installed(able, folder)]
 
 
 def _expected_logits(folder: Path, n_classes: int) -> NDArray[np.float32]:
@@ -224,18 +211,13 @@ def _expected_logits(folder: Path, n_classes: int) -> NDArray[np.float32]:
     return logits
 
 
-def _programs(spec: BundleSpec, chosen: str | None) -> list[str]:
-    """Return the installed programs that can run a bundle, or the chosen one."""
-    able = [] if spec.architecture == ONNX_NETWORK else ["torch"]
-    able += ["numpy"] if spec.encoder else ["openvino"] if spec.onnx else []
-    installed = [name for name in able if find_spec(name) is not None and chosen in (None, name)]
-    if not installed:
-        raise InputUnsupportedError(
-            f"{chosen or 'what is installed'} cannot run this bundle",
-            place="--with",
-            remedy=f"install and name one of {', '.join(able)}",
-        )
-    return installed
+def _installed(able: Sequence[str], folder: Path) -> list[str]:
+    """Return which of the programs that can run a model are installed; InputUnsupportedError if none is."""
+    if installed := [name for name in able if find_spec(name) is not None]:
+        return installed
+    raise InputUnsupportedError(
+        "what is installed cannot run this model", place=str(folder), remedy=f"install one of {', '.join(able)}"
+    )
 
 
 def _compare(folder: Path, spec: BundleSpec, program: str, expected: NDArray[np.float32]) -> Verified:

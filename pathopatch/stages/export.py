@@ -115,7 +115,7 @@ def add_graph(bundle: Path) -> Path:
     return rewrite_graph(bundle, load_network(bundle))
 
 
-def verify_model(folder: Path, program: str | None = None, *, write: bool = False) -> list[Verified]:
+def verify_model(folder: Path, *, write: bool = False) -> list[Verified]:
     """Compare a bundle, that of a run, or an export with its answers, see `verify_bundle`; `write` stores them anew."""
     from pathopatch.models.bundle import bundle_folder
     from pathopatch.models.verify import EXPORT, rewrite_check, verify_bundle
@@ -126,4 +126,4 @@ def verify_model(folder: Path, program: str | None = None, *, write: bool = Fals
     folder = folder if is_export else bundle_folder(folder)
     if write:
         rewrite_check(folder)
-    return verify_bundle(folder, program)
+    return verify_bundle(folder)
