@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from itertools import islice
 from pathlib import Path
@@ -121,10 +120,10 @@ def audit_model(
         )
     with artefact(out / RESULT, stamp=stamp, force=force) as output:
         if not output.is_current:
-            asked = _open_model(models, config)
-            opened = _opened(sources, asked, slide_mpp=slide_mpp)
-            result, table, examples = _ask(asked, opened, per_slide=per_slide, seed=seed, progress=progress)
-            is_rgb = asked.spec.channels == ("R", "G", "B")
+            model = _open_model(models, config)
+            opened = _opened(sources, model.spec, config, slide_mpp=slide_mpp)
+            result, table, examples = _ask(model, config, opened, per_slide=per_slide, seed=seed, progress=progress)
+            is_rgb = model.spec.channels == ("R", "G", "B")
             publish(out, stamp, result, table, examples, is_rgb=is_rgb, model=validation_name(models[0]))
     result = read_json(out / RESULT)
     if record:
@@ -149,20 +148,7 @@ def reliance_of(result: dict[str, Any], model: str) -> AreaReliance:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """A model that is asked, and how patches are cut and edited for it."""
-
-    ensemble: Ensemble
-    config: PredictConfig
-
-    @property
-    def spec(self) -> BundleSpec:
-        """What the members share."""
-        return self.ensemble.spec
-
-
-def _open_model(models: Sequence[Path], config: PredictConfig) -> Asked:
+def _open_model(models: Sequence[Path], config: PredictConfig) -> Ensemble:
     if any(read_spec(path).encoder is not None for path in models):
         raise InputUnsupportedError(
             "a head on features cannot be asked about patches: the encoder of its features is not part of it",
@@ -170,28 +156,36 @@ def _open_model(models: Sequence[Path], config: PredictConfig) -> Asked:
             remedy="train with [train] frozen = true, and ask that model",
         )
     options = {name: getattr(config, name) for name in ("device", "precision", "runtime", "threads")}
-    return Asked(load_ensemble(models, **options), config)
+    return load_ensemble(models, **options)
 
 
-def _opened(sources: Sequence[SlideRow] | Path, asked: Asked, *, slide_mpp: float | None) -> list[Opened]:
+def _opened(
+    sources: Sequence[SlideRow] | Path, spec: BundleSpec, config: PredictConfig, *, slide_mpp: float | None
+) -> list[Opened]:
     """Return the slides, or those of a work folder; refuse stored patches of another kind."""
     if isinstance(sources, Path):
         stores = (WorkFolder(sources).store(str(name)) for name in read_table(WorkFolder(sources).slides)["slide_id"])
         if (source := common_source(list(map(PatchStore, stores)))) is not None:
-            check_patches(asked.spec, source, place=str(sources))
+            check_patches(spec, source, place=str(sources))
         return opened_work(sources)
 
     def cut(slide: Slide, row: SlideRow) -> FromSlide:
-        return slide_source(slide, asked.spec, row.slide_id, asked.config, tissue_mask=row.tissue_mask)
+        return slide_source(slide, spec, row.slide_id, config, tissue_mask=row.tissue_mask)
 
-    return opened_slides(sources, cut, channels=asked.spec.channels, slide_mpp=slide_mpp)
+    return opened_slides(sources, cut, channels=spec.channels, slide_mpp=slide_mpp)
 
 
 def _ask(
-    asked: Asked, opened: Sequence[Opened], *, per_slide: int, seed: int, progress: Progress | None
+    model: Ensemble,
+    config: PredictConfig,
+    opened: Sequence[Opened],
+    *,
+    per_slide: int,
+    seed: int,
+    progress: Progress | None,
 ) -> tuple[dict[str, Any], pd.DataFrame, list[Example]]:
     """Ask about each slide and judge all answers together; a slide that cannot be read fails alone."""
-    margins, parts, tables, known = margins_of(asked.ensemble), list[Responses](), [], set[bytes]()
+    margins, parts, tables, known = margins_of(model), list[Responses](), [], set[bytes]()
     others, is_blank, examples = [], [], list[Example]()
 
     def visit(sample: Sample, seed: int) -> None:
@@ -210,8 +204,8 @@ def _ask(
         per_slide=per_slide,
         seed=seed,
         progress=progress,
-        side_of=lambda px: edit_side(asked.ensemble, px),
-        min_scanned=patch_limits(asked.spec, asked.config)["min_scanned"],
+        side_of=lambda px: edit_side(model, px),
+        min_scanned=patch_limits(model.spec, config)["min_scanned"],
     )
     natural, blank = np.concatenate(others), np.concatenate(is_blank)
     table, not_drawn = pd.concat(tables, ignore_index=True), facts.pop("not_drawn")
