@@ -19,7 +19,7 @@ _AT_ONCE = 1024
 def choose_crops(patches: PatchSet, config: TrainConfig) -> CropChoice:
     """Return the crops of a run: of ``config.interior``, or of the largest side that serves the patches."""
     if config.interior.crop_px is not None:
-        return CropChoice(config.interior.crop_px, (), 0.0)
+        return CropChoice(config.interior.crop_px, ())
     assert patches.tissue is not None
     bin_number = (patches.tissue_fraction / BIN).astype(np.int64)
     cell = bin_number * (1 + int(patches.label.max(initial=0))) + patches.label
