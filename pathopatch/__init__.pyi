@@ -1,7 +1,6 @@
 """The public names of the package, each of which `pathopatch` loads from its module on first use."""
 
 from pathopatch import debias as debias
-from pathopatch import features as features
 from pathopatch import metrics as metrics
 from pathopatch.core.config import AugmentConfig as AugmentConfig
 from pathopatch.core.config import EvaluateConfig as EvaluateConfig

@@ -78,7 +78,7 @@ def test_every_public_function_has_an_example_that_runs(tmp_path: Path, monkeypa
     functions = [value for name in pathopatch.__all__ if isfunction(value := getattr(pathopatch, name))]
     known = {"pathopatch": pathopatch, "np": np, "pd": pd, "Path": Path}
     runner = doctest.DocTestRunner(verbose=False)
-    for function in (*functions, pathopatch.features.fit_head):
+    for function in functions:
         (examples,) = doctest.DocTestFinder(recurse=False).find(function, globs=known)
         assert examples.examples, function
         assert not any(doctest.SKIP in example.options for example in examples.examples), function

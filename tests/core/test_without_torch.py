@@ -33,7 +33,6 @@ TRAINING = {
     "pathopatch.models.onnx_graph",
     "pathopatch.models.runtime.torch_runtime",
     "pathopatch.models.torchscript_archive",
-    "pathopatch.training.array_heads",
     "pathopatch.training.augment",
     "pathopatch.training.checkpoint",
     "pathopatch.training.convex",

@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 import pathopatch
 
 FOLDER = Path(__file__).parents[2] / "docs" / "notebooks"
-NAMES = ("area_reliance", "cohort", "debiasing", "embeddings")
+NAMES = ("area_reliance", "cohort", "debiasing")
 
 
 def read(name: str) -> nbformat.NotebookNode:
@@ -93,12 +93,3 @@ def test_the_debiasing_alone_keeps_the_worst_group_and_the_area_tells_nothing(tm
     (before, after) = numbers(r"(\d\.\d+) before, (\d\.\d+) composed", text)
     assert before == 1
     assert 0.35 < after < 0.65
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_embeddings_are_audited_and_gerne_keeps_the_worst_group(tmp_path: Path) -> None:
-    text = shown_by("embeddings", tmp_path)
-    assert "SHORTCUT. In all labelled patches" in text
-    (erm, _, gerne, _) = numbers(r"worst group (\d\.\d+), mean of the groups (\d\.\d+)", text)
-    assert gerne > erm + 0.1
