@@ -7,15 +7,12 @@ that most channels mix to. To readers with any colour blindness, quarters of it 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.slides.background import Polarity
-
-if TYPE_CHECKING:
-    from matplotlib.colors import ListedColormap
 
 MAP_OPACITY = 0.38
 """Opacity of the value 1: the tissue keeps 62 % of its contrast."""
@@ -80,12 +77,3 @@ def blended(
     opacity = map_opacity(values, highest)[..., None]
     mixed = (1 - opacity) * under.astype(np.float64) + opacity * map_colors(values, ground)
     return np.asarray(np.clip(mixed, 0, 255), np.float64)  # by rounding it may lie above 255, which matplotlib refuses
-
-
-def heat_colormap(ground: Polarity, highest: float = MAP_OPACITY) -> ListedColormap:
-    """Return the colours as a matplotlib colour map with opacity; values that are masked or NaN are clear."""
-    from matplotlib.colors import ListedColormap
-
-    values = np.linspace(0, 1, 256)
-    rgba = np.column_stack([map_colors(values, ground) / 255, map_opacity(values, highest)])
-    return ListedColormap(rgba, name=f"heat_{ground}")
