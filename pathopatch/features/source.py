@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import Stamp, content_fingerprints
+from pathopatch.core.artefacts import content_fingerprints
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputUnsupportedError, MppMissingError
 from pathopatch.features.readers.folder import files_fingerprint
@@ -70,11 +70,6 @@ class FromFeatures:
         """(x, y) of each patch, whole level-0 px, int64 of shape (N, 2)."""
         return whole_px(self.features)
 
-    @property
-    def stamp(self) -> Stamp:
-        """The fingerprint of the files with features and coordinates."""
-        return Stamp(stage="features", inputs={"slide": self.files})
-
     @cached_property
     def files(self) -> str:
         """One fingerprint of all files that the features and coordinates were read from."""
@@ -120,7 +115,7 @@ class FromFeatures:
         fractions_out: NDArray[np.float64] | None = None,
         scanned_out: NDArray[np.float64] | None = None,
     ) -> Iterator[PatchBatch]:
-        """Yield features as patches of one pixel, (n, D, 1, 1); see `PatchSource.batches`.
+        """Yield features as patches of one pixel, (n, D, 1, 1); as `iterate_patches`.
 
         They have no masks. Patches of unknown tissue are among them.
         """
@@ -158,7 +153,6 @@ class FromFeatures:
             tissue=None,
             windows=np.array([[0.0, 255.0]] * 3),
             background="bright",
-            slide_background="bright",
             tissue_threshold=None,
             shifts=(),
             offsets=(),

@@ -89,15 +89,6 @@ class GroupingAttribute(ABC):
             return TissueBins(tuple(bins))
         return TissueThreshold(settings["threshold"]) if "threshold" in settings else None
 
-    @staticmethod
-    def from_label(text: str) -> GroupingAttribute | None:
-        """Return the attribute of a label; None of another text."""
-        try:
-            values = tuple(float(edge) for edge in text.removeprefix(_BINS).split(","))
-        except ValueError:
-            return None
-        return TissueBins(values) if text.startswith(_BINS) else TissueThreshold(values[0])
-
     def values(self, patches: pd.DataFrame, *, min_tissue: float) -> NDArray[np.int64]:
         """Return the value of each row of a patch table, shape (N,): 0 to A - 1, or -1 for blank and unknown."""
         return tissue_bin(patches["tissue_fraction"].to_numpy(np.float64), self.edges, min_tissue=min_tissue)

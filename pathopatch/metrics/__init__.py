@@ -4,7 +4,6 @@ from pathopatch.metrics.accuracy import GroupAccuracies as GroupAccuracies
 from pathopatch.metrics.accuracy import auroc as auroc
 from pathopatch.metrics.accuracy import average_accuracy as average_accuracy
 from pathopatch.metrics.accuracy import best_decision_threshold as best_decision_threshold
-from pathopatch.metrics.accuracy import biased_average as biased_average
 from pathopatch.metrics.accuracy import group_accuracies as group_accuracies
 from pathopatch.metrics.accuracy import group_balanced_accuracy as group_balanced_accuracy
 from pathopatch.metrics.accuracy import predicted_class as predicted_class

@@ -100,26 +100,6 @@ def average_accuracy(prediction: npt.ArrayLike, label: npt.ArrayLike) -> float:
     return float(is_correct.mean()) if is_correct.size else float("nan")
 
 
-def biased_average(accuracy: npt.ArrayLike, shares: npt.ArrayLike) -> float:
-    """Return the expected accuracy on data with the given shares of the groups, in [0, 1].
-
-    Parameters
-    ----------
-    accuracy : array_like of float, shape (K, A)
-        Of each group; where it is NaN and the share above 0, the result is NaN.
-    shares : array_like of float, shape (K, A)
-        Not negative, for instance those of the training data; scaled to sum 1.
-    """
-    values, weight = np.asarray(accuracy, dtype=np.float64), np.asarray(shares, dtype=np.float64)
-    if values.shape != weight.shape or not (np.isfinite(weight).all() and (weight >= 0).all() and weight.any()):
-        raise InputUnsupportedError(
-            f"accuracies of shape {values.shape} with shares {weight.tolist()}",
-            remedy="Give one non-negative share per group, at least one of them above 0.",
-        )
-    has_share = weight > 0  # leave the others out: 0 * NaN would make the whole sum NaN
-    return float((values[has_share] * weight[has_share]).sum() / weight.sum())
-
-
 def auroc(score: npt.ArrayLike, label: npt.ArrayLike) -> float:
     """Return the area under the ROC curve: how often a positive scores above a negative; ties count half.
 

@@ -1,6 +1,6 @@
 """The patches of one slide, wherever they come from: the slide, a tiled slide's store, or a set of ready patches.
 
-`pathopatch.features.source` has the same protocol over a feature file.
+`pathopatch.features.source` has the same over a feature file.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,35 +43,6 @@ _SHEET_PX = 4096  # longest side of the sheet on which tissue is found, as of a 
 _GROUNDS = 32  # patches that are looked at for one with ground
 
 
-class PatchSource(Protocol):
-    """One slide's patches: N places, with and without tissue. Nothing is read before it is asked for."""
-
-    slide_id: str
-    grid: Grid
-    mpp: float | None  # um per level-0 px; None where it is unknown
-    size_px: tuple[int, int] | None  # width and height of the slide, level-0 px; None of patches that are no slide's
-    origins: NDArray[np.int64]  # (N, 2): (x, y) of each patch, level-0 px
-    contents: list[str]  # fingerprints of the slide's content, by which a model may know it; none where it is not known
-    stamp: Stamp  # what the patches depend on: a source that is opened again on the same files has the same
-    warnings: list[str]  # may grow while the patches are read
-
-    def batches(
-        self,
-        batch_size: int | None = None,
-        *,
-        min_tissue: float = 0.0,
-        min_scanned: float = 0.0,
-        fractions_out: NDArray[np.float64] | None = None,
-        scanned_out: NDArray[np.float64] | None = None,
-    ) -> Iterator[PatchBatch]:
-        """Yield the patches with so much tissue and scanned area, in the order of `origins`; as `iterate_patches`."""
-        ...
-
-    def require_unchanged(self) -> None:
-        """Raise InputChangedError if files that were read have changed since."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Canvas:
     """What outputs state of a slide, and the picture that maps are drawn on; lengths in level-0 px."""
@@ -86,7 +57,6 @@ class Canvas:
     tissue: NDArray[np.bool_] | None  # (h, w): its tissue; None where none was looked for
     windows: NDArray[np.float64]  # (C, 2): intensities that become 0 and 1, source units
     background: Background  # as it was found or is stated in the settings
-    slide_background: Background  # as the slide's file or the manifest states it, or as it was guessed
     tissue_threshold: float | None
     shifts: tuple[Shift, ...]  # see `SlideAnalysis`
     offsets: tuple[tuple[int, int], ...]
@@ -107,7 +77,6 @@ def draw_canvas(slide: Slide, analysis: SlideAnalysis, downsample: float) -> Can
         tissue=analysis.tissue.mask > 0,
         windows=analysis.windows,
         background=analysis.background,
-        slide_background=slide.background,
         tissue_threshold=analysis.tissue.threshold,
         shifts=analysis.shifts,
         offsets=analysis.offsets,
@@ -145,11 +114,6 @@ class FromSlide:
         return self.grid.inside_fractions(self.origins)
 
     @property
-    def stamp(self) -> Stamp:
-        """The stamp of a tiled slide without labels and patient; pixels of the slide are read."""
-        return tile_stamp(self.slide, self.tiling, self.slide_id, "", None, self.tissue_mask)
-
-    @property
     def contents(self) -> list[str]:
         """The `content_fingerprints` of the slide's files, by which a model may know it."""
         return content_fingerprints(self.slide.paths)
@@ -182,7 +146,7 @@ class FromSlide:
         scanned_out: NDArray[np.float64] | None = None,
         rows: NDArray[np.int64] | None = None,
     ) -> Iterator[PatchBatch]:
-        """Yield patches, see `PatchSource.batches`; with `rows`, (n,), those of `origins` alone, numbered from 0."""
+        """Yield patches as `iterate_patches`; with `rows`, (n,), those of `origins` alone, numbered from 0."""
         return iterate_patches(
             self.slide,
             self.analysis,

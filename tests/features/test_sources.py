@@ -28,11 +28,12 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.readers import open_features
 from pathopatch.features.slide_features import Encoder, SlideFeatures
 from pathopatch.features.source import FromFeatures
+from pathopatch.heatmaps.predict import DrawnSource
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec
 from pathopatch.patches.analysis import PatchBatch
-from pathopatch.patches.source import FromSlide, FromStore, PatchSource
+from pathopatch.patches.source import FromSlide, FromStore
 from pathopatch.slides import open_slide
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.find_slides import features_to_predict
@@ -72,10 +73,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def opened(folder: Path) -> Iterator[Callable[[str], PatchSource]]:
+def opened(folder: Path) -> Iterator[Callable[[str], DrawnSource]]:
     """Open a source of a kind."""
     with open_slide(folder / "slide.tif") as slide:
-        sources: dict[str, Callable[[], PatchSource]] = {
+        sources: dict[str, Callable[[], DrawnSource]] = {
             "slide": lambda: FromSlide(slide, "slide", TILING),
             "features": lambda: FromFeatures(open_features(folder / "features").read("slide").in_level0_px()),
         }
@@ -88,7 +89,7 @@ def joined(batches: Iterator[PatchBatch]) -> PatchBatch:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_places_and_fractions_are_those_that_tiling_writes(
-    kind: str, folder: Path, opened: Callable[[str], PatchSource]
+    kind: str, folder: Path, opened: Callable[[str], DrawnSource]
 ) -> None:
     table, source = read_table(WorkFolder(folder / "tiled").patches("slide")), opened(kind)
     np.testing.assert_array_equal(source.origins, table[["x", "y"]])
@@ -104,7 +105,7 @@ def test_places_and_fractions_are_those_that_tiling_writes(
 
 
 def test_a_slides_patches_are_those_of_its_store_and_features_keep_theirs(
-    folder: Path, opened: Callable[[str], PatchSource]
+    folder: Path, opened: Callable[[str], DrawnSource]
 ) -> None:
     (slide, features), store = (joined(opened(kind).batches()) for kind in KINDS), FromStore(folder / "tiled", "slide")
     rows = store.store.rows(store.table(min_scanned=0)["patch_id"].tolist())
@@ -114,7 +115,7 @@ def test_a_slides_patches_are_those_of_its_store_and_features_keep_theirs(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_size_of_batches_changes_no_patch(kind: str, opened: Callable[[str], PatchSource]) -> None:
+def test_the_size_of_batches_changes_no_patch(kind: str, opened: Callable[[str], DrawnSource]) -> None:
     whole = joined(opened(kind).batches())
     for size in (1, 7, 1000):
         batches = list(opened(kind).batches(size))
@@ -125,7 +126,7 @@ def test_the_size_of_batches_changes_no_patch(kind: str, opened: Callable[[str],
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_patches_with_less_tissue_are_left_out_and_the_fractions_of_all_are_told(
-    kind: str, opened: Callable[[str], PatchSource]
+    kind: str, opened: Callable[[str], DrawnSource]
 ) -> None:
     whole = joined(opened(kind).batches())
     tissue = np.full(len(whole.rows), -1.0)
@@ -135,22 +136,13 @@ def test_patches_with_less_tissue_are_left_out_and_the_fractions_of_all_are_told
     np.testing.assert_array_equal(tissue[some.rows], some.tissue_fraction)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_source_opened_again_has_the_same_stamp_and_no_other_source_has_it(
-    kind: str, opened: Callable[[str], PatchSource]
-) -> None:
-    assert opened(kind).stamp == opened(kind).stamp
-    assert all(opened(kind).stamp != opened(other).stamp for other in KINDS if other != kind)
-    opened(kind).require_unchanged()
-
-
 def tile(folder: Path, out: Path) -> None:
     tile_cohort(folder / "cohort.csv", out, TILING)
 
 
 def predict(folder: Path, out: Path) -> None:
     row = SlideRow(row=1, slide_id="slide", patient_id="p", source=str(folder / "slide.tif"))
-    config = PredictConfig(device="cpu", precision="float32", threads=1, batch=4, all_patches=True)
+    config = PredictConfig(device="cpu", precision="float32", threads=1, all_patches=True)
     predict_cohort([row], folder / "model", out, config)
 
 

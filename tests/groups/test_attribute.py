@@ -55,14 +55,12 @@ def test_an_attribute_of_the_patches_ignores_the_tissue():
 
 
 @pytest.mark.parametrize("attribute", [TissueThreshold(0.25), TissueBins((0.3, 0.5))])
-def test_settings_and_label_give_the_attribute_back(attribute):
+def test_settings_give_the_attribute_back(attribute):
     assert GroupingAttribute.from_dict({"threshold": 0.5, **attribute.to_dict()}) == attribute
-    assert GroupingAttribute.from_label(attribute.label) == attribute
 
 
 def test_settings_without_a_threshold_have_no_attribute():
     assert GroupingAttribute.from_dict({}) is None
-    assert GroupingAttribute.from_label("another cohort") is None
     assert training_label({}) == ""
 
 

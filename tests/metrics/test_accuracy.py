@@ -67,29 +67,6 @@ def test_unlabelled_samples_and_unequal_lengths_are_refused(prediction: list, la
         metrics.group_accuracies(prediction, label, attribute)
 
 
-def test_the_biased_average_weighs_groups_by_their_shares() -> None:
-    accuracy = [[0.9, 0.5], [0.4, 0.8]]
-    assert metrics.biased_average(accuracy, [[6, 1], [1, 2]]) == pytest.approx((5.4 + 0.5 + 0.4 + 1.6) / 10)
-
-
-def test_biased_average_by_group_sizes_is_the_average_accuracy() -> None:
-    groups = metrics.group_accuracies(PREDICTION, LABEL, ATTRIBUTE)
-    average = metrics.average_accuracy(PREDICTION, LABEL)
-    assert metrics.biased_average(groups.accuracy, groups.n) == pytest.approx(average)
-
-
-def test_an_empty_group_makes_the_biased_average_nan_only_with_a_share() -> None:
-    accuracy = [[0.5, math.nan], [0.5, 0.5]]
-    assert metrics.biased_average(accuracy, [[1, 0], [1, 1]]) == 0.5
-    assert math.isnan(metrics.biased_average(accuracy, [[1, 1], [1, 1]]))
-
-
-@pytest.mark.parametrize("shares", [[[0, 0], [0, 0]], [[1, -1], [1, 1]], [[1, math.nan], [1, 1]], [1, 1]])
-def test_shares_that_are_none_are_refused(shares: list) -> None:
-    with pytest.raises(InputUnsupportedError):
-        metrics.biased_average([[0.5, 0.5], [0.5, 0.5]], shares)
-
-
 def test_auroc_by_hand() -> None:
     assert metrics.auroc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]) == 0.75
     assert metrics.auroc([-math.inf, 0, math.inf], [0, 0, 1]) == 1.0
