@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.config import TileConfig
 from pathopatch.patches import intensity
-from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, polarities_of, read_level
+from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, read_level
 from pathopatch.patches.labels import LabelSource, SlideLabels, patch_means, tumor_on_glass
 from pathopatch.patches.labels import labels as labels_of
 from pathopatch.patches.picture import (
@@ -26,15 +26,8 @@ from pathopatch.patches.picture import (
     mask_under,
     outlined,
 )
-from pathopatch.patches.tissue_model import nearest_part
 from pathopatch.slides import Slide
-from pathopatch.slides.background import Polarities
 from pathopatch.slides.composite import Picture, compose, shrunk
-
-_SAMPLE_PX, _SAMPLES = 256, 8  # side of the windows at level 0, and their number per axis
-_WHOLE_PX = 2048  # smaller slides are read whole
-_DETECTOR_BITS = (10, 12, 14)  # of detectors that fill a 16-bit word in part, from below or from above
-_CEILINGS = {2**bits - 1 for bits in _DETECTOR_BITS} | {2**16 - 2 ** (16 - bits) for bits in _DETECTOR_BITS}
 
 # Lengths in the thumbnail, px.
 _LONGEST = 1024
@@ -52,7 +45,6 @@ class Description:
     background: str  # see `pathopatch.slides.background.parse_background`
     overview: NDArray[np.generic]  # (C, h, w): the whole slide, source units
     windows: NDArray[np.float64]  # (C, 2): intensities drawn black and full
-    saturated: tuple[float, ...]  # by channel, see `saturated_shares`
     analysis: SlideAnalysis | None  # None without mpp: tissue sizes are in um
     warnings: tuple[str, ...] = ()  # for a person to check
     target_mpp: float | None = None  # um per px of patches, if they are to be cut
@@ -79,7 +71,6 @@ class Description:
             "tissue_threshold": math.nan if threshold is None else threshold,
             "tissue_confidence": math.nan if tissue is None else tissue.confidence,
             "shift_um": self.shift_um,
-            "saturated": max(self.saturated, default=math.nan),
             "warnings": self.warnings,
         }
 
@@ -128,8 +119,8 @@ class Description:
     def _channel_lines(self) -> list[tuple[str, str]]:
         lines = []
         shifts = {shift.channel: shift for shift in self.analysis.shifts} if self.analysis is not None else {}
-        for name, (low, high), share in zip(self.slide.channels, self.windows.tolist(), self.saturated, strict=True):
-            text = f"window {low:.5g} to {high:.5g}, saturated " + ("–" if math.isnan(share) else f"{share:.2%}")
+        for name, (low, high) in zip(self.slide.channels, self.windows.tolist(), strict=True):
+            text = f"window {low:.5g} to {high:.5g}"
             shift = shifts.get(name)
             if shift is not None and self.mpp is not None:
                 text += f", against {self.slide.channels[0]}: "
@@ -151,7 +142,7 @@ def describe_slide(
     tissue_mask: Path | None = None,
     labels: LabelSource | None = None,
 ) -> Description:
-    """Describe a slide; its overview and some windows at level 0 are read.
+    """Describe a slide; its overview is read.
 
     Arguments and errors are those of `analyse_slide`. A slide without mpp has no tissue. Where `labels` put tumour on
     glass, as the overview shows it, a warning says so; raises as `SlideLabels`.
@@ -159,17 +150,15 @@ def describe_slide(
     analysis = analyse_slide(slide, config, tissue_mask=tissue_mask) if slide.has_mpp else None
     if analysis is not None:
         overview, windows, background = analysis.overview, analysis.windows, analysis.background
-        missing = np.zeros((1, 1), np.bool_) if analysis.tissue.unscanned is None else analysis.tissue.unscanned != 0
     else:
         overview, unscanned, _, _ = slide.read_scanned_overview()
-        missing = unscanned.mask
         windows = intensity.windows(
             overview,
             np.zeros(overview.shape[1:], np.bool_),
             rule=config.intensity,
             is_rgb_uint8=slide.is_rgb,
             polarities=slide.polarities,
-            scanned=~missing,
+            scanned=~unscanned.mask,
         )
         background = slide.background
     mpp = slide.mpp if slide.has_mpp else None
@@ -195,59 +184,10 @@ def describe_slide(
         background=background,
         overview=overview,
         windows=windows,
-        saturated=saturated_shares(slide, polarities_of(slide, config), missing),
         analysis=analysis,
         warnings=tuple(warnings),
         target_mpp=config.mpp,
     )
-
-
-def saturated_shares(
-    slide: Slide, polarities: Polarities, unscanned: NDArray[np.bool_] | None = None
-) -> tuple[float, ...]:
-    """Return each channel's share of pixels at the detector's limit, in [0, 1]; NaN for floating point.
-
-    The limit of a dark channel is the detector's ceiling, that of a bright one the dtype's least value. Pixels of
-    `unscanned`, the whole slide at low resolution (h, w), take no part.
-    """
-    if slide.dtype.kind == "f":
-        return (math.nan,) * len(slide.channels)
-    # Counted at level 0, since means of several pixels hide saturation. Only the most extreme value can be the limit,
-    # so only pixels at the extreme of their window are counted.
-    counts: list[dict[int, int]] = [{} for _ in slide.channels]
-    total = 0
-    for x, y, width, height in _sample_windows(*slide.bounds):
-        pixels = slide.read_region(x, y, width, height)
-        values = pixels.reshape(len(pixels), -1)
-        if unscanned is not None and unscanned.any():
-            scale = slide.size[0] / unscanned.shape[1], slide.size[1] / unscanned.shape[0]
-            values = pixels[:, ~nearest_part(unscanned, scale, (x, y), 1.0, (width, height))]
-        total += values.shape[1]
-        for count, plane, polarity in zip(counts, values, polarities, strict=True):
-            if plane.size:
-                extreme = int(cast(Any, plane.min() if polarity == "bright" else plane.max()))
-                count[extreme] = count.get(extreme, 0) + int(np.count_nonzero(plane == extreme))
-    limits = np.iinfo(cast(Any, slide.dtype))
-    shares = []
-    for count, polarity in zip(counts, polarities, strict=True):
-        extreme = (min if polarity == "bright" else max)(count, default=0)
-        # 10, 12 and 14-bit detectors saturate below the largest value of their uint16 files.
-        is_ceiling = extreme == limits.max or (slide.dtype == np.uint16 and extreme in _CEILINGS)
-        is_limit = extreme == limits.min if polarity == "bright" else is_ceiling
-        shares.append(count.get(extreme, 0) / total if is_limit and total else 0.0)
-    return tuple(shares)
-
-
-def _sample_windows(x: int, y: int, width: int, height: int) -> list[tuple[int, int, int, int]]:
-    """Return windows (x, y, width, height) spread over a part of a slide; the whole part if it is small."""
-    if max(width, height) <= _WHOLE_PX:
-        return [(x, y, width, height)]
-    w, h = min(width, _SAMPLE_PX), min(height, _SAMPLE_PX)
-    return [
-        (x + int(left), y + int(top), w, h)
-        for top in np.unique(np.linspace(0, height - h, _SAMPLES).astype(int))
-        for left in np.unique(np.linspace(0, width - w, _SAMPLES).astype(int))
-    ]
 
 
 def thumbnail(description: Description) -> Picture:

@@ -24,7 +24,7 @@ from pathopatch import open_slide
 from pathopatch.core.config import UNCERTAIN_BELOW, RegistrationConfig, TileConfig
 from pathopatch.patches import intensity
 from pathopatch.patches.analysis import analyse_slide, iterate_patches
-from pathopatch.slides import Slide, aligned
+from pathopatch.slides import Slide
 
 SLIDES = {
     "CMU-1-Small-Region": ("wsi/CMU-1-Small-Region.svs", None),
@@ -84,8 +84,8 @@ def print_brightfield(rows: Sequence[dict[str, Any]]) -> None:
 
 def print_pairs(real: Path, folder: Path) -> None:
     """Print shift, tissue and saturation of SHG and H&E, the latter moved by known amounts, with borders."""
-    print("\n| field | moved by | border | background | shift found | tissue | saturated: SHG, R, G, B | flagged |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("\n| field | moved by | border | background | shift found | tissue | flagged |")
+    print("|---|---|---|---|---|---|---|")
     for roi in ("ROI1", "ROI2"):
         start, still = None, 0.0
         for move in MOVES:
@@ -94,7 +94,6 @@ def print_pairs(real: Path, folder: Path) -> None:
                     config = TileConfig(patch_px=128, registration=RegistrationConfig(align=True))
                     analysis = analyse_slide(slide, config)
                     flagged = saturated_patches(slide, analysis)
-                    limits = detector_limits(slide, analysis)
                     background = slide.background.replace("HE_", "")
                 offsets = set(analysis.offsets[1:])
                 assert len(offsets) == 1, "planes of one file move together"
@@ -103,7 +102,7 @@ def print_pairs(real: Path, folder: Path) -> None:
                 print(
                     f"| {roi} | {move} | {border} px of {fill} | {background} | ({x - start[0]}, {y - start[1]}) | "
                     f"{analysis.tissue.share:.3f} ({analysis.tissue.share - still:+.3f}) | "
-                    f"{', '.join(f'{limit:.3f}' for limit in limits)} | {flagged:.2f} |"
+                    f"{flagged:.2f} |"
                 )
 
 
@@ -118,15 +117,6 @@ def paired(real: Path, folder: Path, roi: str, move: tuple[int, int], border: in
     tifffile.imwrite(folder / "he.tif", np.pad(he, sides, constant_values=fill), photometric="rgb", metadata=None)
     planes = {f"HE_{name}": f"{folder}/he.tif#plane={number}" for number, name in enumerate("RGB")}
     return open_slide({"SHG": str(folder / "shg.tif"), **planes}, mpp=0.5)
-
-
-def detector_limits(slide: Slide, analysis: Any) -> tuple[float, ...]:
-    """Return the share of each channel's pixels at its detector's limit, as `pathopatch info` prints it."""
-    from pathopatch.patches.describe import saturated_shares
-
-    missing = None if analysis.tissue.unscanned is None else analysis.tissue.unscanned != 0
-    lying = aligned(slide, analysis.offsets, analysis.background)
-    return saturated_shares(lying, analysis.tissue.polarities, missing)
 
 
 def saturated_patches(slide: Slide, analysis: Any) -> float:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from pathopatch.cli import app
 from pathopatch.core.config import RegistrationConfig, TileConfig, TissueConfig
-from pathopatch.patches.describe import Description, describe_slide, saturated_shares, thumbnail
+from pathopatch.patches.describe import Description, describe_slide, thumbnail
 from pathopatch.patches.picture import ORIGIN
 from pathopatch.patches.tile import tile_slide
 from pathopatch.slides import open_slide
@@ -38,7 +38,7 @@ def test_a_slide_is_described_by_its_facts_and_its_tissue(make_slide: Make, two_
     assert facts["levels"] == "1: 200 x 150 (1/1)"
     assert (facts["mpp"], facts["background"], facts["channels"]) == ("0.5 um/px", "bright", "R, G, B")
     assert facts["tissue"].startswith(f"{two_discs.mean():.1%} of the slide, above 0.")
-    assert facts["R"] == "window 0 to 255, saturated 0.00%"
+    assert facts["R"] == "window 0 to 255"
     assert math.isnan(description.shift_um)
     assert description.warnings == ()
 
@@ -81,37 +81,6 @@ def test_a_shift_is_given_in_px_and_um_and_an_unknown_one_as_unknown(make_slide:
     assert len(description.warnings) == 1
     patient = TileConfig(registration=RegistrationConfig(warn_um=20))
     assert describe_slide(slide, patient, slide_id="s").warnings == ()
-
-
-@pytest.mark.parametrize(
-    ("dtype", "highest", "expected"),
-    [
-        (np.uint8, 255, 0.1), (np.uint8, 254, 0.0), (np.uint16, 65535, 0.1), (np.uint16, 4095, 0.1),
-        (np.uint16, 16383, 0.1), (np.uint16, 65520, 0.1), (np.uint16, 65519, 0.0),
-        (np.uint16, 5000, 0.0), (np.int16, 32767, 0.1), (np.int16, 4095, 0.0),
-    ],
-)  # fmt: skip
-def test_saturation_is_the_share_at_the_detectors_ceiling(
-    make_slide: Make, dtype: type[np.generic], highest: int, expected: float
-) -> None:
-    plane = np.full((10, 100), 17, dtype)
-    plane[0] = highest  # a tenth of the pixels
-    slide = make_slide(np.stack([plane, np.full_like(plane, 3)]))
-    assert saturated_shares(slide, slide.polarities) == (pytest.approx(expected), 0.0)
-
-
-def test_on_a_bright_background_black_counts_and_white_glass_does_not(make_slide: Make) -> None:
-    pixels = np.full((3, 10, 100), 255, np.uint8)
-    pixels[1, 0] = 0
-    slide = make_slide(pixels, background="bright")
-    assert saturated_shares(slide, slide.polarities) == (0.0, pytest.approx(0.1), 0.0)
-
-
-def test_floating_point_has_no_ceiling_and_a_large_slide_is_sampled(make_slide: Make) -> None:
-    assert math.isnan(saturated_shares(make_slide(np.ones((1, 9, 9), np.float32), channels=("SHG",)), ("dark",))[0])
-    plane = np.zeros((1, 300, 2100), np.uint8)
-    plane[:, :, ::2] = 255
-    assert saturated_shares(make_slide(plane, channels=("SHG",)), ("dark",))[0] == pytest.approx(0.5)
 
 
 def test_without_mpp_a_slide_is_described_except_for_its_tissue(tmp_path: Path) -> None:

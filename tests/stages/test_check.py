@@ -81,7 +81,6 @@ def test_check_returns_measurements_and_stores_only_facts_of_slides(manifest: Pa
     row = table.iloc[0]
     assert row["shift_um"] == pytest.approx(6, abs=0.1)
     assert row["tissue_share"] == pytest.approx((SQUARES | np.roll(SQUARES, 12, axis=1)).mean(), abs=1e-3)
-    assert row["saturated"] == 0
     assert "channel SHG is shifted by 6.0 um" in row["warnings"][0]
     stored = artefacts.read_table(tmp_path / "work" / "slides.parquet")
     assert tuple(stored.columns) == (*SLIDE_COLUMNS, SLIDE_LABEL, STRUCTURE)
