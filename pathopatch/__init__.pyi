@@ -4,7 +4,6 @@ from pathopatch import debias as debias
 from pathopatch import metrics as metrics
 from pathopatch.core.config import AugmentConfig as AugmentConfig
 from pathopatch.core.config import EvaluateConfig as EvaluateConfig
-from pathopatch.core.config import FlagsConfig as FlagsConfig
 from pathopatch.core.config import GroupsConfig as GroupsConfig
 from pathopatch.core.config import IntensityConfig as IntensityConfig
 from pathopatch.core.config import LabelConfig as LabelConfig

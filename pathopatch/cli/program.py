@@ -68,6 +68,7 @@ _GONE = {
     "audit --crops": "train --mask interior, which says the side of its crops and who has none",
     "clean --store": "remove WORK/slides/*.zarr/patches; tile --store none keeps no pixels from the beginning",
     "status --tables": "each run of predict writes cohort.csv at its end",
+    "tile --fit": "the middle square is taken; stretch images beforehand",
     "demo --quick": "the demo is the quick one now, leave --quick out; pipelines/demo has the long one",
 }
 """Commands and options of earlier versions, and what to use instead."""

@@ -84,7 +84,7 @@ def _show_rows(lines: list[dict[str, str]]) -> None:
 def check(
     manifest: Manifest,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Work folder for slides.parquet.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Do not look for tissue, shifts and saturation.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Do not look for tissue and shifts.")] = False,
     slide_mpp: SlideMpp = None,
     config: ConfigFile = None,
     *,
@@ -170,7 +170,7 @@ def tile(
         TileConfig,
         Fields("patch_px stride_px store tissue.background registration.align", warn_shift_um="registration.warn_um"),
     ],
-    ready: Annotated[ReadyConfig, Fields("fit", resize_px="px")],
+    ready: Annotated[ReadyConfig, Fields(resize_px="px")],
     splits: Annotated[SplitsConfig, Fields()],
     batch: Batch,
 ) -> None:
@@ -190,7 +190,7 @@ def tile(
         finish(outcomes)
         return
     assert manifest is not None
-    refuse(context, "it goes with --patches; slides are cut by --patch-px", "resize_px", "fit")
+    refuse(context, "it goes with --patches; slides are cut by --patch-px", "resize_px")
     tiling = tiling if mpp is None else with_options(type(tiling), tiling, {"mpp": mpp})
     if batch.dry_run:
         refuse_limits(context)

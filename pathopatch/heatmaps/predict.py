@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pandas.arrays import BooleanArray
 
-from pathopatch.core.config import FlagsConfig, PredictConfig
+from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.core.mask_bits import masks_and_area, resize_masks, unpack_masks
 from pathopatch.core.workers import prefetch_items
@@ -44,6 +44,10 @@ from pathopatch.patches.source import Canvas, FromSlide, measure
 from pathopatch.slides import Slide, in_order, tolerant
 
 DEFAULTS = PredictConfig()
+FLAG_LIMITS = {"low_tissue": 0.1, "saturated": 0.05, "near_threshold": 0.1, "spread": 0.1}
+"""From where on a patch is flagged: tissue fraction below, share of saturated pixels above, distance of the probability
+to the decision up to, and standard deviation of the probability over an ensemble's members above."""
+_MOST_PATCHES = 64  # of a batch, whatever their size
 _AHEAD = 128  # patches that are read ahead: the network never waits, and few are in memory
 # Scaled pixels of a batch. Reading 64 patches of 256 px at a time took half as long again: from 32 MiB on the C library
 # takes fresh memory from the system for each array, which clears it page by page.
@@ -200,7 +204,7 @@ def predict_patches(
     batches = _batches(source, ensemble, config, tissue=tissue, scanned=scanned, refused=refused)
     progress(0, len(origins))
     # A thread reads, scales and measures the next batches while the network computes.
-    ahead = max(2, _AHEAD // _batch_size(ensemble, config))
+    ahead = max(2, _AHEAD // _batch_size(ensemble))
     with closing(batches), closing(prefetch_items(batches, ahead=ahead)) as ready:
         for batch in ready:
             output = _answered(batch, ensemble, config)
@@ -232,7 +236,6 @@ def predict_patches(
         mean=mean,
         decision_probability=threshold,
         seen=spec.seen,
-        config=config.flags,
         **{name: columns[name] for name in ("saturated_fraction", "sharpness", "probability", "spread")},
     )
     columns |= {"tissue_fraction": tissue[rows], "scanned_fraction": scanned[rows]}
@@ -277,22 +280,21 @@ def flags(
     spread: NDArray[np.float64],
     decision_probability: float,
     seen: TrainingRange | None,
-    config: FlagsConfig,
 ) -> dict[str, BooleanArray]:
     """Return for each of `FLAGS` the patches that have it, (N,); missing where it cannot be decided.
 
     All arrays are (N,), shares and probabilities in [0, 1], but `mean`, (N, C): the mean of each channel, scaled to
     [0, 1]. `spread` is NaN for a single model, and what is measured on pixels is NaN without them. `seen` is the range
-    of the training patches; without it ``out_of_range`` and ``blurred`` are missing. `config` has the limits.
+    of the training patches; without it ``out_of_range`` and ``blurred`` are missing. The others go by `FLAG_LIMITS`.
     """
     never = np.zeros(len(sharpness), np.bool_)
     raised = {  # whether a patch has the flag, and whether that is known
-        "low_tissue": (tissue_fraction < config.low_tissue, np.isfinite(tissue_fraction)),
-        "saturated": (saturated_fraction > config.saturated, np.isfinite(saturated_fraction)),
+        "low_tissue": (tissue_fraction < FLAG_LIMITS["low_tissue"], np.isfinite(tissue_fraction)),
+        "saturated": (saturated_fraction > FLAG_LIMITS["saturated"], np.isfinite(saturated_fraction)),
         "blurred": (never, never),
         "out_of_range": (never, never),
-        "near_threshold": (np.abs(probability - decision_probability) <= config.near_threshold, ~never),
-        "uncertain": (spread > config.spread, np.isfinite(spread)),
+        "near_threshold": (np.abs(probability - decision_probability) <= FLAG_LIMITS["near_threshold"], ~never),
+        "uncertain": (spread > FLAG_LIMITS["spread"], np.isfinite(spread)),
     }
     if seen is not None:
         low, high = np.array(seen.mean).T  # (C,) each
@@ -326,12 +328,12 @@ class _Batch:
     set_x: list[NDArray[np.float32]] = field(default_factory=list)
 
 
-def _batch_size(ensemble: Ensemble, config: PredictConfig) -> int:
-    """Return how many patches make a batch: whole passes of the network if possible, `config.batch` at most."""
+def _batch_size(ensemble: Ensemble) -> int:
+    """Return how many patches make a batch: whole passes of the network if possible."""
     spec = ensemble.spec
     if spec.encoder is not None:
         return _FEATURES_AT_ONCE
-    size = min(config.batch, max(1, _BATCH_BYTES // (4 * len(spec.channels) * spec.patch_px**2)))
+    size = min(_MOST_PATCHES, max(1, _BATCH_BYTES // (4 * len(spec.channels) * spec.patch_px**2)))
     if ensemble.area_correct == "average":  # each patch comes several times more
         size = max(1, size // 4)
     return size - size % ensemble.members[0].runtime.patches_per_pass or size
@@ -350,7 +352,7 @@ def _batches(
 
     Refused are patches that hold tissue, but no crop of it that every member could judge.
     """
-    limits, size = patch_limits(ensemble.spec, config), _batch_size(ensemble, config)
+    limits, size = patch_limits(ensemble.spec, config), _batch_size(ensemble)
     if isinstance(source, FromFeatures):
         for part in source.batches(size, **limits, fractions_out=tissue, scanned_out=scanned):
             unknown, values = np.full(len(part.rows), np.nan), part.patches.astype(np.float32)

@@ -53,7 +53,7 @@ from pathopatch.heatmaps.facts import (
 )
 from pathopatch.heatmaps.overlay import Legend, render
 from pathopatch.heatmaps.patch_exports import positive_regions, write_regions, write_tiles, write_wsinfer_csv
-from pathopatch.heatmaps.predict import DEFAULTS, DrawnSource, Prediction, predict_patches
+from pathopatch.heatmaps.predict import DEFAULTS, FLAG_LIMITS, DrawnSource, Prediction, predict_patches
 from pathopatch.heatmaps.pyramids import write_ome_tiff, write_ome_zarr
 from pathopatch.heatmaps.stitch import Cells
 from pathopatch.models.bundle import joint_fingerprint
@@ -233,7 +233,7 @@ def _stamp(source: DrawnSource, model: Ensemble, config: PredictConfig) -> Stamp
     settings: dict[str, Any] = {
         "all_patches": config.all_patches,
         **patch_limits(model.spec, config),
-        "flags": config.flags,
+        "flags": FLAG_LIMITS,
     }
     if model.area_correct != "none":
         settings["area_correct"] = model.area_correct

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -221,8 +221,7 @@ class ImageSpec:
     dtype: str  # as numpy names it
     width: int  # px
     height: int
-    fit: Literal["crop", "stretch"] = "crop"  # how an image of another size is brought to this one
-    # Original px per px of this size; None where images, or the sides of one, differ by over 2 %.
+    # Original px per px of this size; None where images differ by over 2 %.
     shrinkage: float | None = field(default=1.0, compare=False)
 
     def __str__(self) -> str:
@@ -246,12 +245,11 @@ def common_spec(paths: Sequence[Path], ready: ReadyConfig | None = None) -> Imag
     """
     specs = [_image_spec(path) for path in paths]
     if ready is not None and ready.px is not None:
-        sizes = [(spec.width, spec.height) for spec in specs]
-        sides = [min(size) for size in sizes] if ready.fit == "crop" else [side for size in sizes for side in size]
+        sides = [min(spec.width, spec.height) for spec in specs]
         low, high = min(sides), max(sides)
         shrinkage = math.sqrt(low * high) / ready.px if mpp_agrees(low, high) else None
         # After that, images differ only in what resizing cannot change: dtype and channels.
-        specs = [replace(spec, width=ready.px, height=ready.px, fit=ready.fit, shrinkage=shrinkage) for spec in specs]
+        specs = [replace(spec, width=ready.px, height=ready.px, shrinkage=shrinkage) for spec in specs]
     counts = Counter(specs)
     usual, n = counts.most_common(1)[0]
     if len(counts) > 1:
@@ -280,8 +278,7 @@ def read_tumor_mask(path: Path, image: Path, spec: ImageSpec) -> NDArray[np.bool
     """
     mask, whole = read_mask(path), _image_spec(image)
     require_fit((mask.shape[1], mask.shape[0]), (whole.width, whole.height), place=str(path), covered="patch")
-    shown = _centre_square(mask[None]) if spec.fit == "crop" else mask[None]
-    return np.asarray(resize_masks(shown, spec.width)[0], np.bool_)
+    return np.asarray(resize_masks(_centre_square(mask[None]), spec.width)[0], np.bool_)
 
 
 def _centre_square(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -344,11 +341,10 @@ def read_pixels(path: Path) -> NDArray[np.generic]:
 
 
 def fitted(pixels: NDArray[np.generic], spec: ImageSpec) -> NDArray[np.generic]:
-    """Return pixels (C, h, w) at the set's size: cropped or stretched, and resized."""
+    """Return pixels (C, h, w) at the set's size: the middle square, resized."""
     if pixels.shape[1:] == (spec.height, spec.width):
         return pixels
-    if spec.fit == "crop":
-        pixels = _centre_square(pixels)
+    pixels = _centre_square(pixels)
     shrinks = pixels.shape[1] >= spec.height and pixels.shape[2] >= spec.width
     # Area means avoid aliasing where the image shrinks; where it grows they would repeat pixels.
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR

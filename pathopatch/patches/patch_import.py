@@ -168,7 +168,7 @@ def _stamp(
         "set_id": name,
     }
     if ready is not None and ready.px is not None:
-        rules["ready"] = ready.model_dump(mode="json", exclude={"mpp"})  # the patches' own mpp is in the rules already
+        rules["ready"] = {"px": ready.px, "fit": "crop"}  # once there was another fit; the mpp is in the rules already
     cells = {column: list(map(str, listed[column])) for column in listed if column not in ("file", "tumor_mask")}
     inputs = {"list": fingerprint(cells), "images": fingerprint(list(fingerprints))}
     if "tumor_mask" in listed:

@@ -29,7 +29,6 @@ from inputs import TILE_PX, Inputs
 from measure import Row, cpu_seconds
 from predicting import ARCHITECTURE, BATCH, bare_seconds, write_bundle
 
-from pathopatch.core.config import PredictConfig
 from pathopatch.heatmaps.patch_exports import write_wsinfer_csv
 from pathopatch.heatmaps.slide_prediction import predict_slide
 from pathopatch.models.export import export_model
@@ -152,7 +151,7 @@ def _speedup(process: Process, peer: Predictor, model: PatchClassifier, path: Pa
 
     def ours() -> None:
         with open_slide(path, mpp=_MPP, background="bright") as slide:
-            table = predict_slide(slide, model, config=PredictConfig(batch=BATCH)).table
+            table = predict_slide(slide, model).table
         write_wsinfer_csv(csv, table, class_names=_CLASSES)
 
     def check() -> None:

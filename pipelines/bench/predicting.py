@@ -19,7 +19,7 @@ from reading import BareDecoder
 from runtimes import widest
 from whole import peak_of, processes_of_predict
 
-from pathopatch.core.config import PredictConfig, TrainConfig
+from pathopatch.core.config import TrainConfig
 from pathopatch.heatmaps.slide_prediction import predict_slide
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.forward import PatchClassifier
@@ -106,7 +106,7 @@ def _end_to_end(inputs: Inputs, bundle: Path) -> Row:
 
     def whole() -> None:
         with open_slide(path, mpp=0.5, background="bright") as slide:
-            table = predict_slide(slide, model, config=PredictConfig(batch=BATCH)).table
+            table = predict_slide(slide, model).table
         assert len(table) == _ACROSS**2
 
     ratios = []

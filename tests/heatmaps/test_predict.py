@@ -266,8 +266,9 @@ def test_batches_are_filled_across_the_rows_of_the_grid_and_change_nothing(tmp_p
     forward = model.runtime.logits
     monkeypatch.setattr(model.runtime, "logits", lambda x, **rest: sizes.append(len(x)) or forward(x, **rest))
     with grey_slide(tmp_path / "a.tif", image) as slide:
-        table = predict_table(slide, model, config=PredictConfig(batch=batch))
-        due = predict_table(slide, mean_model(), config=PredictConfig(batch=1000))
+        due = predict_table(slide, mean_model())
+        monkeypatch.setattr(predict, "_MOST_PATCHES", batch)
+        table = predict_table(slide, model)
     pd.testing.assert_frame_equal(table, due, rtol=1e-6)
     whole, rest = divmod(len(table), batch)
     assert sizes == [batch] * whole + [rest] * bool(rest)
@@ -343,12 +344,13 @@ class MeanOverTissue(MeanIntensity):
         return torch.stack([torch.zeros_like(mean), mean], dim=1)
 
 
-def test_a_masked_model_is_given_the_tissue_of_each_patch(tmp_path):
+def test_a_masked_model_is_given_the_tissue_of_each_patch(tmp_path, monkeypatch):
     image, _ = checkered(100, 120, 10.0)
     slide = grey_slide(tmp_path / "a.tif", image)
     model = mean_model(16, 12, network=MeanOverTissue, mask="normalise")
     for batch in (3, 64):
-        table = predict_table(slide, model, config=PredictConfig(batch=batch))
+        monkeypatch.setattr(predict, "_MOST_PATCHES", batch)
+        table = predict_table(slide, model)
         assert len(table) > 60
         for row in table.itertuples():
             patch = np.full((16, 16), LOW, np.uint8)
@@ -358,13 +360,14 @@ def test_a_masked_model_is_given_the_tissue_of_each_patch(tmp_path):
             assert row.logit == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_model_of_crops_sees_tissue_alone_and_gives_no_answer_without_one(tmp_path):
+def test_a_model_of_crops_sees_tissue_alone_and_gives_no_answer_without_one(tmp_path, monkeypatch):
     image = glass_with_tissue(4)  # of patch (0, 1) a quarter: no crop of 8 px fits
     image[32:48, :10] = BRIGHT  # a strip: its interior is 9 px wide, for the edge of a patch is no rim
     slide = grey_slide(tmp_path / "a.tif", image)
     model = mean_model(mask="interior", crop_px=8)
     for batch in (1, 64):
-        prediction = predict_slide(slide, model, config=PredictConfig(batch=batch))
+        monkeypatch.setattr(predict, "_MOST_PATCHES", batch)
+        prediction = predict_slide(slide, model)
         assert prediction.table["patch_id"].tolist() == ["a@0,0", "a@0,32"]
         np.testing.assert_allclose(prediction.table["logit"], [1.0, 1.0], atol=1e-6)  # no pixel of glass
     source = predict.slide_source(slide, model.spec, "a", PredictConfig())

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathopatch.core.config import FlagsConfig
 from pathopatch.heatmaps import FLAGS
 from pathopatch.heatmaps.predict import flags
 from pathopatch.models.spec import TrainingRange
@@ -25,7 +24,7 @@ def raised(**changed: Any) -> dict[str, bool | None]:
         "tissue_fraction": 0.8, "saturated_fraction": 0.0, "sharpness": 0.02, "mean": (0.4, 0.3), "probability": 0.9,
         "spread": 0.01,
     }  # fmt: skip
-    settings = {"decision_probability": 0.5, "seen": SEEN, "config": FlagsConfig()}
+    settings = {"decision_probability": 0.5, "seen": SEEN}
     settings |= {name: changed.pop(name) for name in list(changed) if name in settings}
     arrays = {name: np.array([value], dtype=np.float64) for name, value in (values | changed).items()}
     flagged = flags(**arrays, **settings)  # type: ignore[arg-type]

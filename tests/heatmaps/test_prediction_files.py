@@ -18,7 +18,7 @@ from shapely.geometry import box, shape
 from written_files import TIMES, contents
 
 from pathopatch.core.artefacts import read_table
-from pathopatch.core.config import FlagsConfig, PredictConfig, TissueConfig
+from pathopatch.core.config import PredictConfig, TissueConfig
 from pathopatch.core.errors import (
     CheckpointIncompatibleError,
     DuplicateIdError,
@@ -228,9 +228,9 @@ def test_a_supplied_tissue_mask_selects_patches_and_enters_the_stamp(tmp_path, s
         predict_to(slide, model(), tmp_path, slide_id="s1", tissue_mask=tmp_path / "mask.tif")
 
 
-def test_device_and_batch_do_not_make_outputs_stale(tmp_path, slide):
+def test_device_and_threads_do_not_make_outputs_stale(tmp_path, slide):
     predict_to(slide, model(), tmp_path, slide_id="s1")
-    config = PredictConfig(batch=3, device="cpu", threads=1)
+    config = PredictConfig(device="cpu", threads=1)
     assert predict_to(slide, model(), tmp_path, slide_id="s1", config=config).state == "current"
 
 
@@ -242,7 +242,6 @@ def test_device_and_batch_do_not_make_outputs_stale(tmp_path, slide):
         ({}, {"stride_px": 8}),
         ({}, {"min_tissue": 0.5}),
         ({}, {"deidentify": True}),
-        ({}, {"flags": FlagsConfig(spread=0.2)}),
         ({"seen": TrainingRange(mean=((0.0, 1.0),))}, {}),
     ],
 )

@@ -377,8 +377,6 @@ def test_a_tumour_mask_is_cropped_and_resized_with_its_patch(tmp_path: Path) -> 
     files = tmp_path / "mask.png", tmp_path / "wide.png"
     crop = read_tumor_mask(*files, common_spec([files[1]], ReadyConfig(px=12)))
     assert crop.tolist() == [[True] * 6 + [False] * 6] * 12
-    stretched = read_tumor_mask(*files, common_spec([files[1]], ReadyConfig(px=12, fit="stretch")))
-    assert stretched.tolist() == [[False] * 4 + [True] * 2 + [False] * 6] * 12
 
 
 def test_a_list_names_a_tumour_mask_for_all_patches_or_none_and_each_must_fit(tmp_path: Path) -> None:
@@ -411,7 +409,7 @@ def test_real_patches_of_lung_are_split_by_their_source_tile(tmp_path: Path, rea
     assert np.abs(store.read([7])[0].transpose(1, 2, 0) - shown).max() <= 3  # JPEG decoders differ by rounding
 
 
-def test_images_of_several_sizes_are_cropped_or_stretched_to_one(tmp_path: Path) -> None:
+def test_images_of_several_sizes_are_cropped_to_one(tmp_path: Path) -> None:
     wide = np.zeros((16, 48, 3), np.uint8)
     wide[:, :16], wide[:, 16:32], wide[:, 32:] = (200, 0, 0), (0, 200, 0), (0, 0, 200)
     tall = np.zeros((48, 16, 3), np.uint8)
@@ -426,10 +424,6 @@ def test_images_of_several_sizes_are_cropped_or_stretched_to_one(tmp_path: Path)
         np.testing.assert_array_equal(read_image(file, crop)[1], 200)  # the green middle alone
         np.testing.assert_array_equal(read_image(file, crop)[[0, 2]], 0)
     assert read_image(files[2], crop).shape == (3, 16, 16)
-    stretch = common_spec(files, ReadyConfig(px=12, fit="stretch"))
-    third = read_image(files[0], stretch)  # each colour keeps its third of the width
-    for channel in range(3):
-        assert (third[channel][:, 4 * channel : 4 * channel + 4] == 200).all()
     tifffile.imwrite(tmp_path / "g.tif", np.arange(64, dtype=np.float32).reshape(8, 8))
     grey = read_image(tmp_path / "g.tif", common_spec([tmp_path / "g.tif"], ReadyConfig(px=8)))
     np.testing.assert_array_equal(grey[0].ravel(), np.arange(64))
@@ -440,7 +434,7 @@ def test_images_of_several_sizes_are_cropped_or_stretched_to_one(tmp_path: Path)
 def test_the_size_is_part_of_a_sets_stamp(tmp_path: Path) -> None:
     source, work = made_set(tmp_path), tmp_path / "work"
     command = ["tile", "-o", str(work), "--quiet", "--patches", str(source)]
-    assert CliRunner().invoke(app, [*command, "--resize-px", "16", "--fit", "stretch"]).exit_code == 0
+    assert CliRunner().invoke(app, [*command, "--resize-px", "16"]).exit_code == 0
     assert PatchStore(next((work / "slides").glob("*.zarr"))).attributes["patch_px"] == 16
     other = CliRunner().invoke(app, [*command, "--resize-px", "24"])
     assert isinstance(other.exception, StaleArtefactError)
@@ -486,9 +480,7 @@ def test_labels_may_have_names_of_their_own_one_each(tmp_path: Path) -> None:
         ([(32, 32), (32, 32)], {}, 0.5),  # as they are
         ([(32, 32), (32, 32)], {"px": 16}, 1.0),  # two of their px in one
         ([(48, 32), (32, 40)], {"px": 64}, 0.25),  # a middle of 32 px each, in twice as many
-        ([(32, 32), (32, 32)], {"px": 8, "fit": "stretch"}, 2.0),
         ([(32, 32), (40, 40)], {"px": 16}, None),  # each image by its own factor
-        ([(48, 32), (48, 32)], {"px": 16, "fit": "stretch"}, None),  # each side by its own
     ],
 )
 def test_the_patches_mpp_is_known_where_all_images_shrink_alike(

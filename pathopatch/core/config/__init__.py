@@ -28,7 +28,6 @@ from pathopatch.core.config.study import AreaCorrection as AreaCorrection
 from pathopatch.core.config.study import BatchConfig as BatchConfig
 from pathopatch.core.config.study import BatchOptions as BatchOptions
 from pathopatch.core.config.study import EvaluateConfig as EvaluateConfig
-from pathopatch.core.config.study import FlagsConfig as FlagsConfig
 from pathopatch.core.config.study import Output as Output
 from pathopatch.core.config.study import PredictConfig as PredictConfig
 from pathopatch.core.config.study import RunVariant as RunVariant

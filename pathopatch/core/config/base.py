@@ -50,7 +50,9 @@ _GONE = {
     "tissue": "[tile.tissue]",
     "intensity": "[tile.intensity]",
     "registration": "[tile.registration]",
-    "flags": "[predict.flags]",
+    "flags": "other limits on the columns of predictions/*.parquet",
+    "batch": "[predict] without it: the size of the patches decides",
+    "fit": "images stretched beforehand: their middle square is taken",
     "strict": "pathopatch check MANIFEST, which refuses missing files",
     "totals": "cohort.csv, which each run writes at its end",
 }

@@ -184,11 +184,9 @@ class TileConfig(Config):
 
 
 class ReadyConfig(Config):
-    """Which scale ready images have, and what is done to those that are not of one size."""
+    """Which scale ready images have, and the size of those that are not of one."""
 
     mpp: float | None = Field(default=None, ge=MPP_RANGE[0], le=MPP_RANGE[1])
     """Scale of the images as they are, um/px. None: unknown, and so is the scale of models that are trained on them."""
     px: int | None = Field(default=None, ge=8, le=MOST_PX)
-    """Side that all images are brought to. None: they are as they are."""
-    fit: Literal["crop", "stretch"] = "crop"
-    """crop: the middle square, resampled. stretch: the whole image, its sides resampled apart."""
+    """Side that the middle square of all images is resampled to. None: they are as they are."""

@@ -36,19 +36,6 @@ class EvaluateConfig(Config):
     """Predict once more without each channel, to show on which ones a model relies."""
 
 
-class FlagsConfig(Config):
-    """From where on a prediction is marked for a second look."""
-
-    low_tissue: Fraction = 0.1
-    """Tissue fraction below which a patch shows little to judge by."""
-    saturated: Fraction = 0.05
-    """Share of pixels at an end of the window above which a patch is flagged."""
-    near_threshold: Fraction = 0.1
-    """Distance of the probability to the decision below which a patch is flagged."""
-    spread: Fraction = 0.1
-    """Standard deviation of the probability over the members of an ensemble above which a patch is flagged."""
-
-
 AreaCorrection = Literal["none", "subtract", "average"]
 """subtract: the mean response at the patch's own area; average: ask at five areas, which takes many times as long."""
 
@@ -59,10 +46,6 @@ Output = Literal["patches.geojson.gz", "patches.csv", "heatmap.ome.zarr"]
 class PredictConfig(Config):
     """How slides are predicted."""
 
-    batch: int = Field(default=64, ge=1)
-    """Most patches at a time; fewer of large ones."""
-    flags: FlagsConfig = FlagsConfig()
-    """From where on a patch is flagged."""
     deidentify: bool = False
     """Outputs name neither files nor patients; slides are called by their content."""
     all_patches: bool = False
