@@ -26,7 +26,7 @@ from pathopatch.features.slide_features import SlideFeatures
 from pathopatch.features.source import FromFeatures
 from pathopatch.heatmaps import FLAGS
 from pathopatch.heatmaps.pyramids import CHANNELS
-from pathopatch.heatmaps.stitch import Cells, coverage, mean_of_nearest, stitch
+from pathopatch.heatmaps.stitch import Cells, mean_of_nearest, stitch
 from pathopatch.models.forward import Ensemble, EnsembleOutput, resize_area
 from pathopatch.models.spec import (
     BundleSpec,
@@ -88,15 +88,13 @@ class Prediction:
 
     def maps(self) -> tuple[NDArray[np.float64], tuple[str, ...]]:
         """Return the maps (C, ny, nx) and their names; spread and scanned fraction only where they tell something."""
-        grid, (x, y) = self.grid, self.origins.T
-        on_grid = self.placement == "grid"
-        of_predicted = partial(stitch if on_grid else mean_of_nearest, grid, x, y)
+        x, y = self.origins.T
+        of_predicted = partial(stitch if self.placement == "grid" else mean_of_nearest, self.grid, x, y)
         probability, spread = (of_predicted(np.asarray(self.columns[name])) for name in ("probability", "spread"))
         tissue, scanned = self._tissue_maps()
-        covered = coverage(grid, x, y, self.columns["probability"]) if on_grid else np.isfinite(probability) * 1.0
         further = {"spread": spread} if np.isfinite(spread).any() else {}
         further |= {} if (scanned == 1).all() else {"scanned_fraction": scanned}
-        return np.stack([probability, tissue, covered, *further.values()]), (*CHANNELS, *further)
+        return np.stack([probability, tissue, *further.values()]), (*CHANNELS, *further)
 
     def _tissue_maps(self) -> tuple[Cells, Cells]:
         """Return the maps of the tissue fraction and the scanned fraction, (ny, nx) each.

@@ -21,7 +21,7 @@ from pathopatch.core.errors import InputCorruptError, InputMissingError
 from pathopatch.core.files import write_json
 from pathopatch.heatmaps.stitch import halved
 
-CHANNELS = ("probability", "tissue_fraction", "coverage")
+CHANNELS = ("probability", "tissue_fraction")
 """Channels of every heatmap.
 
 An ensemble adds ``spread``, the standard deviation over its members, whose mean is the probability; a slide that was

@@ -38,7 +38,7 @@ class SlidePrediction:
     table : DataFrame
         A row per predicted patch, see `predict_slide`.
     maps : mapping of str to ndarray of float, shape (ny, nx)
-        ``probability``, ``tissue_fraction`` and ``coverage``, of an ensemble ``spread``, and ``scanned_fraction`` of a
+        ``probability`` and ``tissue_fraction``, of an ensemble ``spread``, and ``scanned_fraction`` of a
         slide that was not scanned everywhere; NaN where nothing was predicted. Cell (0, 0) starts at the
         slide's top-left corner.
     cell_px : float

@@ -10,7 +10,6 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
 from pathopatch.core.errors import InternalError
@@ -85,32 +84,6 @@ def mean_of_nearest(grid: Grid, x: ArrayLike, y: ArrayLike, values: ArrayLike) -
     total = np.bincount(flat, values[has_value], grid.ny * grid.nx).astype(np.float64).reshape(grid.ny, grid.nx)
     number = np.bincount(flat, minlength=grid.ny * grid.nx).reshape(grid.ny, grid.nx)
     return np.divide(total, number, out=np.full_like(total, np.nan), where=number > 0)
-
-
-def coverage(grid: Grid, x: ArrayLike, y: ArrayLike, values: ArrayLike) -> Cells:
-    """Return the share, in [0, 1], of each cell's area inside the slide that patches with a value cover, (ny, nx).
-
-    Arguments and errors as `stitch`.
-    """
-    valued = np.zeros((grid.ny, grid.nx), np.bool_)
-    valued[cell_positions(grid, x, y)] = np.isfinite(np.asarray(values, np.float64))
-    rows, columns = _inside(grid)
-    # Every patch covers a cell from the cell's top-left corner on. So a side has at most two parts that differ: the
-    # near one, and the far one, which one patch fewer reaches; none does where patches have gaps.
-    whole, rest = divmod(grid.patch_px, grid.stride_px)
-    near = [np.minimum(rest / grid.stride_px, inside) for inside in (rows, columns)]
-    heights, widths = (
-        [(reach, length) for reach, length in ((whole + 1, part), (whole, inside - part)) if reach and length.any()]
-        for part, inside in zip(near, (rows, columns), strict=True)
-    )
-    covered = np.zeros((grid.ny, grid.nx))
-    # A part is covered if the cell's own patch or one of the `reach - 1` patches before it has a value.
-    for reach_y, height in heights:
-        above = sliding_window_view(np.pad(valued, ((reach_y - 1, 0), (0, 0))), reach_y, axis=0).any(axis=-1)
-        for reach_x, width in widths:
-            is_covered = sliding_window_view(np.pad(above, ((0, 0), (reach_x - 1, 0))), reach_x, axis=1).any(axis=-1)
-            covered += is_covered * height[:, None] * width[None, :]
-    return np.minimum(covered / (rows[:, None] * columns[None, :]), 1.0)
 
 
 def inside_share(grid: Grid) -> Cells:

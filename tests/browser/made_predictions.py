@@ -159,7 +159,7 @@ def many_patches(out: Path, template: Path, across: int, down: int) -> str:
     }  # fmt: skip
     folder = out / "heatmaps" / slide_id
     write_json(folder / "heatmap.json", facts)
-    maps = np.stack([probability, tissue, np.ones(count)]).reshape(3, down, across).astype(np.float32)
+    maps = np.stack([probability, tissue]).reshape(2, down, across).astype(np.float32)
     names = tuple(facts["map_channels"])
     write_ome_tiff(folder / "heatmap.ome.tif", maps, channels=names, cell_um=facts["cell_um"], name=slide_id)
     write_tables(out / "predictions" / f"{slide_id}.parquet", iter([table]), stamp)

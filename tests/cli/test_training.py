@@ -49,7 +49,7 @@ def test_without_a_configuration_the_defaults_stand(monkeypatch: pytest.MonkeyPa
 
 def test_predict_takes_settings_and_options_go_before_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "settings.toml"
-    path.write_text('[predict]\ndevice = "cpu"\nall_patches = true\nbatch = 3\n[predict.flags]\nlow_tissue = 0.3\n')
+    path.write_text('[predict]\ndevice = "cpu"\nall_patches = true\nmin_tissue = 0.3\n')
     given: list[PredictConfig] = []
     monkeypatch.setattr(
         "pathopatch.stages.predict.predict_cohort", lambda *arguments, **_: given.append(arguments[3]) or []
@@ -59,5 +59,5 @@ def test_predict_takes_settings_and_options_go_before_them(monkeypatch: pytest.M
     for extra in ((), ("--device", "auto")):
         CliRunner().invoke(app, [*typed, *extra], catch_exceptions=False)
     first, second = given
-    assert (first.device, first.all_patches, first.batch, first.flags.low_tissue) == ("cpu", True, 3, 0.3)
+    assert (first.device, first.all_patches, first.min_tissue) == ("cpu", True, 0.3)
     assert (second.device, second.all_patches) == ("auto", True)

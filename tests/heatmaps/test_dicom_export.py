@@ -56,9 +56,11 @@ def predicted(out: Path, source: Path | None, slide_id: str = "a") -> Path:
     folder = out / "heatmaps" / slide_id
     write_heatmap(out, slide_id, None if source is None else str(source))
     heatmap = folder / "heatmap.ome.tif"
-    write_ome_tiff(heatmap, np.stack([PROBABILITY, PROBABILITY]), cell_um=8.0, channels=("probability", "coverage"))
+    write_ome_tiff(
+        heatmap, np.stack([PROBABILITY, PROBABILITY]), cell_um=8.0, channels=("probability", "tissue_fraction")
+    )
     facts = {
-        "cell_px": CELL_PX, "map_channels": ["probability", "coverage"], "decision_probability": 0.5,
+        "cell_px": CELL_PX, "map_channels": ["probability", "tissue_fraction"], "decision_probability": 0.5,
         "class_names": ["no", "rak złośliwy"], "outputs": file_marks({"heatmap.ome.tif": heatmap}),
         "files": [] if source is None else [fingerprint_file(source)],
     }  # fmt: skip

@@ -118,8 +118,8 @@ def test_an_ensemble_adds_the_spread_to_table_and_map(tmp_path, slide):
     apart = 1 / (1 + np.exp(-1)) - 1 / (1 + np.exp(-0.5))
     np.testing.assert_allclose(table["spread"], apart / np.sqrt(2), atol=1e-6)
     heatmap = read_ome_tiff(tmp_path / "heatmaps/s1/heatmap.ome.tif")
-    assert heatmap.channels == ("probability", "tissue_fraction", "coverage", "spread")
-    assert heatmap.levels[0][3, 1, 2] == pytest.approx(apart / np.sqrt(2), abs=1e-6)
+    assert heatmap.channels == ("probability", "tissue_fraction", "spread")
+    assert heatmap.levels[0][2, 1, 2] == pytest.approx(apart / np.sqrt(2), abs=1e-6)
     facts = json.loads((tmp_path / "heatmaps/s1/heatmap.json").read_text())
     assert (facts["decision_threshold"], facts["temperature"]) == (-0.25, 1.0)
 
@@ -350,10 +350,9 @@ def test_an_empty_slide_is_done_empty_with_a_map_of_nan(tmp_path):
         result = predict_to(empty, model(tissue=TissueConfig(background="dark")), tmp_path, slide_id="s1", config=ALL)
     assert (result.state, result.counts["predicted"]) == ("done_empty", 0)
     assert read_status(tmp_path, "s1")["predict"]["state"] == "done_empty"
-    probability, tissue, coverage = read_ome_tiff(tmp_path / "heatmaps/s1/heatmap.ome.tif").levels[0]
+    probability, tissue = read_ome_tiff(tmp_path / "heatmaps/s1/heatmap.ome.tif").levels[0]
     assert np.isnan(probability).all()
     assert (tissue == 0).all()
-    assert (coverage == 0).all()
     assert len(read_table(tmp_path / "predictions/s1.parquet")) == 0
     assert json.loads(gzip.decompress((tmp_path / "heatmaps/s1/patches.geojson.gz").read_bytes()))["features"] == []
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pathopatch.core.errors import InternalError
-from pathopatch.heatmaps.stitch import cell_positions, coverage, halved, stitch
+from pathopatch.heatmaps.stitch import cell_positions, halved, stitch
 from pathopatch.patches.grid import Grid
 
 NAN = np.nan
@@ -17,9 +17,9 @@ def _grid(width, height, patch, stride, downsample=1.0):
 
 
 def _by_pixels(grid, values):
-    """Return (mean, covered share) of each cell by counting every level-0 pixel (whole strides only)."""
+    """Return the mean of each cell by counting every level-0 pixel (whole strides only)."""
     s, p = round(grid.stride), round(grid.extent)
-    total, number, covered, area = (np.zeros((grid.ny, grid.nx)) for _ in range(4))
+    total, number = np.zeros((2, grid.ny, grid.nx))
     for y in range(grid.height):
         for x in range(grid.width):
             j, i = y // s, x // s
@@ -31,9 +31,7 @@ def _by_pixels(grid, values):
             ]
             total[j, i] += sum(over)
             number[j, i] += len(over)
-            covered[j, i] += bool(over)
-            area[j, i] += 1
-    return np.divide(total, number, out=np.full_like(total, NAN), where=number > 0), covered / area
+    return np.divide(total, number, out=np.full_like(total, NAN), where=number > 0)
 
 
 def test_patches_side_by_side_keep_their_values_and_the_rest_is_nan():
@@ -52,13 +50,11 @@ def test_a_stride_that_does_not_divide_weighs_by_covered_area():
     grid = _grid(9, 3, 4, 3)  # patch 0 covers 1 of the 3 px of cell 1
     cells = stitch(grid, [0, 3], [0, 0], [1.0, 0.0])
     np.testing.assert_allclose(cells, [[1.0, 0.25, 0.0]])
-    np.testing.assert_allclose(coverage(grid, [0, 3], [0, 0], [1.0, 0.0]), [[1, 1, 1 / 3]])
 
 
 def test_a_slide_narrower_than_a_patch_is_one_cell():
     grid = _grid(3, 5, 8, 8)
     np.testing.assert_array_equal(stitch(grid, [0], [0], [0.7]), [[0.7]])
-    np.testing.assert_array_equal(coverage(grid, [0], [0], [0.7]), [[1.0]])
 
 
 def test_at_the_edge_only_area_inside_the_slide_counts():
@@ -76,15 +72,14 @@ def test_real_strides_find_the_cell_of_every_origin(downsample):
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), patch=st.integers(1, 6), width=st.integers(1, 13), height=st.integers(1, 9))
-def test_stitch_and_coverage_agree_with_counting_pixels(data, patch, width, height):
+def test_stitch_agrees_with_counting_pixels(data, patch, width, height):
     grid = _grid(width, height, patch, data.draw(st.integers(1, patch + 3)))  # above the patch's side it leaves gaps
     cell = st.one_of(st.just(NAN), st.floats(0, 1))
     count = grid.nx * grid.ny
     values = np.array(data.draw(st.lists(cell, min_size=count, max_size=count)))
     origins = grid.origins()
-    mean, share = _by_pixels(grid, values.reshape(grid.ny, grid.nx))
+    mean = _by_pixels(grid, values.reshape(grid.ny, grid.nx))
     np.testing.assert_allclose(stitch(grid, origins[:, 0], origins[:, 1], values), mean, atol=1e-12)
-    np.testing.assert_allclose(coverage(grid, origins[:, 0], origins[:, 1], values), share, atol=1e-12)
 
 
 def test_the_order_of_the_rows_does_not_matter():
@@ -102,10 +97,9 @@ def test_an_origin_off_the_grid_or_twice_is_refused():
         stitch(grid, [4, 4], [0, 0], [0.5, 0.5])
 
 
-def test_no_predicted_patch_gives_a_map_of_nan_and_no_coverage():
+def test_no_predicted_patch_gives_a_map_of_nan():
     grid = _grid(10, 8, 4, 2)
     assert np.isnan(stitch(grid, [], [], [])).all()
-    assert (coverage(grid, [], [], []) == 0).all()
 
 
 def test_halving_averages_what_is_there_and_rounds_odd_sides_up():

@@ -47,7 +47,7 @@ def test_cells_are_those_of_the_heatmap_to_the_bit(where: str, slide_id: str, fo
     assert values["cell_tissue"].tobytes() == maps[1].astype("<f4").tobytes()
     assert ("cell_spread" in values) == (where == "fine")
     if where == "fine":
-        assert values["cell_spread"].tobytes() == maps[3].astype("<f4").tobytes()
+        assert values["cell_spread"].tobytes() == maps[2].astype("<f4").tobytes()
 
 
 @pytest.mark.parametrize(("where", "slide_id"), CASES)
