@@ -21,8 +21,8 @@ from pathopatch.features.slide_features import SlideFeatures
 from pathopatch.features.tissue import measure_tissue, measuring_grid
 from pathopatch.patches.analysis import PatchBatch, SlideAnalysis, analyse_slide
 from pathopatch.patches.grid import Grid
-from pathopatch.patches.source import Canvas, draw_canvas
-from pathopatch.slides.resolution import RGB, resolution
+from pathopatch.patches.tissue_model import TissueModel
+from pathopatch.slides.resolution import RGB, Level, Resolution, SlideFacts, resolution
 from pathopatch.slides.slide import Slide
 
 _ROWS = 4096  # features in a batch, unless it is said
@@ -98,13 +98,27 @@ class FromFeatures:
         if self.slide is None or len(features) == 0:
             return np.full(len(features), np.nan), self.inside_fractions
         x, y = self.origins.T
-        return measure_tissue(self.slide, x, y, self.grid.extent, analysis=self._analysis)
+        return measure_tissue(self.slide, x, y, self.grid.extent, analysis=self.analysis)
 
     @cached_property
-    def _analysis(self) -> SlideAnalysis:
-        """The analysis of the slide by default rules."""
-        assert self.slide is not None
-        return analyse_slide(self.slide, TileConfig())
+    def analysis(self) -> SlideAnalysis:
+        """The analysis of the slide by default rules; where there is no slide, of white without any tissue mask."""
+        if self.slide is not None:
+            return analyse_slide(self.slide, TileConfig())
+        scale = max(1.0, max(self.size_px) / _PICTURE_PX)
+        width, height = (max(1, round(side / scale)) for side in self.size_px)
+        nothing: NDArray[np.uint8] = np.empty((0, 0), np.uint8)
+        tissue = TissueModel(
+            polarities=("bright",) * 3, windows=np.zeros((3, 2)), threshold=None, mask=nothing, scale_x=1.0, scale_y=1.0
+        )
+        return SlideAnalysis(
+            grid=self.grid,
+            tissue=tissue,
+            windows=np.array([[0.0, 255.0]] * 3),
+            overview=np.full((3, height, width), 255, np.uint8),
+            fill=np.full(3, 255, np.uint8),
+            background="bright",
+        )
 
     def batches(
         self,
@@ -135,29 +149,18 @@ class FromFeatures:
         """Where the slide lies, or the features where there is no slide."""
         return str(self.features.path) if self.slide is None else self.slide.source
 
-    @property
-    def canvas(self) -> Canvas:
-        """What outputs state of the slide, and its picture: white where there is no slide."""
+    @cached_property
+    def facts(self) -> SlideFacts:
+        """The facts of the slide; where there is no slide, of a white one as large."""
         if self.slide is not None:
-            return draw_canvas(self.slide, self._analysis, self.grid.downsample)
-        scale = max(1.0, max(self.size_px) / _PICTURE_PX)
-        width, height = (max(1, round(side / scale)) for side in self.size_px)
-        return Canvas(
-            size_px=self.size_px,
-            bounds_px=(0, 0, *self.size_px),
-            mpp=self.mpp,
+            return self.slide.facts
+        return SlideFacts(
             channels=RGB,
-            dtype="uint8",
-            is_rgb=True,
-            overview=np.full((3, height, width), 255, np.uint8),
-            tissue=None,
-            windows=np.array([[0.0, 255.0]] * 3),
-            background="bright",
-            tissue_threshold=None,
-            shifts=(),
-            offsets=(),
-            read_level={"read_level": 0, "read_level_downsample": 1.0},
+            dtype=np.dtype(np.uint8),
+            levels=(Level(*self.size_px, 1.0),),
+            resolution=Resolution(self.mpp),
             paths=(self.features.path,),
+            bounds=(0, 0, *self.size_px),
         )
 
     def undecodable(self) -> NDArray[np.bool_]:

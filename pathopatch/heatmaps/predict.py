@@ -37,11 +37,12 @@ from pathopatch.models.spec import (
     patch_limits,
     tiling_of,
 )
-from pathopatch.patches.analysis import PatchBatch
+from pathopatch.patches.analysis import PatchBatch, SlideAnalysis
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.intensity import scale
-from pathopatch.patches.source import Canvas, FromSlide, measure
+from pathopatch.patches.source import FromSlide, measure
 from pathopatch.slides import Slide, in_order, tolerant
+from pathopatch.slides.resolution import SlideFacts
 
 DEFAULTS = PredictConfig()
 FLAG_LIMITS = {"low_tissue": 0.1, "saturated": 0.05, "near_threshold": 0.1, "spread": 0.1}
@@ -74,7 +75,9 @@ class Prediction:
 
     slide_id: str
     grid: Grid
-    canvas: Canvas
+    facts: SlideFacts  # of the slide that maps are drawn on
+    mpp: float  # um per level-0 px
+    analysis: SlideAnalysis  # of that slide; a tissue mask of (0, 0): no tissue was looked for
     places: NDArray[np.int64]  # (N, 2): of all patches, in the order of the source, level-0 px
     tissue_fraction: NDArray[np.float64]  # (N,), in [0, 1]; NaN if it cannot be decoded or is not known
     scanned_fraction: NDArray[np.float64]  # (N,), of each patch's part on the slide, in [0, 1]
@@ -193,7 +196,8 @@ def predict_patches(
 ) -> Prediction:
     """Return the predictions of a slide's patches and the tissue of all; errors as `predict_slide`."""
     # The slide is analysed here, not in the thread that reads on: what a thread frees, the C library keeps for it.
-    spec, origins, canvas = ensemble.spec, source.origins, source.canvas
+    spec, origins, analysis = ensemble.spec, source.origins, source.analysis
+    assert source.mpp is not None  # the analysis takes it
     tissue, scanned = np.zeros(len(origins)), np.ones(len(origins))
     # A slide without tissue has no batch, so each column begins with an empty part of its shape.
     parts: dict[str, list[NDArray[Any]]] = {name: [np.empty(0)] for name in _PREDICTED}
@@ -241,7 +245,9 @@ def predict_patches(
     return Prediction(
         slide_id=source.slide_id,
         grid=source.grid,
-        canvas=canvas,
+        facts=source.facts,
+        mpp=source.mpp,
+        analysis=analysis,
         places=origins,
         tissue_fraction=tissue,
         # Stored features have float32 shares.

@@ -60,6 +60,7 @@ from pathopatch.models.bundle import joint_fingerprint
 from pathopatch.models.forward import CORRECTED, Ensemble
 from pathopatch.models.leakage import TRAINED, leakage, leakage_warning
 from pathopatch.models.spec import BundleSpec, patch_limits
+from pathopatch.patches.analysis import read_level
 from pathopatch.patches.picture import write_png
 from pathopatch.patches.source import FromSlide
 from pathopatch.slides import Slide
@@ -327,8 +328,9 @@ def _write_folder(
     `table` is the finished table, whose mark stands there too. `wanted` are files beside `EXPORTS`. `drawn_name` is the
     slide's name in the picture; "" for none. `known_as` is a word of `pathopatch.models.leakage`.
     """
-    spec, slide_id, canvas = model.spec, prediction.slide_id, prediction.canvas
-    threshold, grid, mpp = prediction.decision_probability, prediction.grid, canvas.mpp
+    spec, slide_id, analysis = model.spec, prediction.slide_id, prediction.analysis
+    threshold, grid, mpp = prediction.decision_probability, prediction.grid, prediction.mpp
+    slide_size, tissue = (grid.width, grid.height), analysis.tissue.mask
     cells, channels = prediction.maps()
     maps = dict(zip(channels, cells, strict=True))
     probability, shown = maps["probability"], cells.astype(np.float32)
@@ -337,25 +339,26 @@ def _write_folder(
     image: dict[str, Any] = {"channels": channels, "cell_um": cell_um, "name": name}
     write_ome_tiff(folder / HEATMAP, shown, **image)
     if ZARR in wanted:
-        height, width = canvas.overview.shape[1:]
-        over_um = mpp * canvas.size_px[0] / width, mpp * canvas.size_px[1] / height
+        height, width = analysis.overview.shape[1:]
+        over_um = mpp * grid.width / width, mpp * grid.height / height
         write_ome_zarr(folder / ZARR, shown, over_um=over_um, **image)
     write_png(folder / "overlay.png", _overlay(prediction, maps, drawn_name, model, known_as))
     always: tuple[str, ...] = EXPORTS
-    if canvas.tissue is not None:
+    if tissue.size:
         always = (*EXPORTS, TISSUE)
-        share = shrunk(canvas.tissue[None].astype(np.uint8) * 255, _OVERVIEW_PX)[0]
+        share = shrunk(tissue[None] * np.uint8(255), _OVERVIEW_PX)[0]
         write_png(folder / TISSUE, np.where(share > 127, np.uint8(255), np.uint8(0)))
     regions = positive_regions(
         probability,
         decision_probability=threshold,
         cell_px=grid.stride,
         mpp=mpp,
-        slide_size=canvas.size_px,
+        slide_size=slide_size,
         scanned=maps.get("scanned_fraction", 1.0),
     )
     # Ids of this model's objects: QuPath replaces them when the same model's files are imported again.
-    identity: dict[str, Any] = {"slide_id": slide_id, "run": stamp.inputs["model"], "origin": canvas.bounds_px[:2]}
+    origin = prediction.facts.known_bounds[:2]
+    identity: dict[str, Any] = {"slide_id": slide_id, "run": stamp.inputs["model"], "origin": origin}
     write_regions(folder / REGIONS, regions, class_name=spec.class_names[1], **identity)
     if TILES in wanted:
         write_tiles(
@@ -363,7 +366,7 @@ def _write_folder(
             prediction.tables(),
             class_names=spec.class_names,
             decision_threshold=spec.decision_threshold,
-            slide_size=canvas.size_px,
+            slide_size=slide_size,
             **identity,
         )
     if CSV in wanted:
@@ -396,26 +399,27 @@ def _write_folder(
 
 def _overlay(prediction: Prediction, maps: Mapping[str, Cells], name: str, model: Ensemble, known_as: str) -> Picture:
     """Return the picture of the map on the slide."""
-    canvas, stride, spec = prediction.canvas, prediction.grid.stride, model.spec
-    overview = shrunk(canvas.overview, _OVERVIEW_PX)
-    scale_y, scale_x = canvas.size_px[1] / overview.shape[1], canvas.size_px[0] / overview.shape[2]
+    analysis, grid, spec = prediction.analysis, prediction.grid, model.spec
+    channels, is_rgb = prediction.facts.channels, prediction.facts.is_rgb
+    overview, tissue = shrunk(analysis.overview, _OVERVIEW_PX), analysis.tissue.mask > 0
+    scale_y, scale_x = grid.height / overview.shape[1], grid.width / overview.shape[2]
     return render(
-        compose(overview, canvas.windows, is_rgb=canvas.is_rgb),
+        compose(overview, analysis.windows, is_rgb=is_rgb),
         maps["probability"],
-        ground=ground_of(canvas.background),
-        tissue=canvas.tissue,
+        ground=ground_of(analysis.background),
+        tissue=tissue if tissue.size else None,
         hatched={
             # Of features, tissue may be unknown.
             "unreadable": np.isnan(maps["tissue_fraction"]) & (prediction.unreadable > 0),
             "too little tissue": prediction.without_answer(maps),
         },
-        cell_px=(stride / scale_y, stride / scale_x),
-        um_per_px=canvas.mpp * scale_x,
+        cell_px=(grid.stride / scale_y, grid.stride / scale_x),
+        um_per_px=prediction.mpp * scale_x,
         legend=Legend(
             threshold=prediction.decision_probability,
             name=name,
             class_name=spec.class_names[1],
-            channels=() if canvas.is_rgb else canvas.channels,
+            channels=() if is_rgb else channels,
             warnings=tuple(
                 ["model's scale: unknown"] * (spec.mpp is None and spec.encoder is None)
                 + [f"model was {known_as}", "this very slide"] * bool(leakage_warning(known_as))
@@ -427,22 +431,22 @@ def _overlay(prediction: Prediction, maps: Mapping[str, Cells], name: str, model
 
 def _facts(prediction: Prediction, spec: BundleSpec, stamp: Stamp) -> dict[str, Any]:
     """Return the facts that a reader of the heatmap needs besides its cells."""
-    canvas, grid = prediction.canvas, prediction.grid
+    facts, analysis, grid = prediction.facts, prediction.analysis, prediction.grid
     return {
         "slide_id": prediction.slide_id,
-        "size_px": list(canvas.size_px),
-        "bounds_px": list(canvas.bounds_px),
-        "mpp": canvas.mpp,
+        "size_px": [grid.width, grid.height],
+        "bounds_px": list(facts.known_bounds),
+        "mpp": prediction.mpp,
         "model_mpp": spec.mpp,
-        "channels": list(canvas.channels),
-        "dtype": canvas.dtype,
-        "files": [fingerprint_file(path) for path in canvas.paths],
+        "channels": list(facts.channels),
+        "dtype": str(facts.dtype),
+        "files": [fingerprint_file(path) for path in facts.paths],
         "patch_px": grid.patch_px,
         "stride_px": grid.stride_px,
         "downsample": grid.downsample,
-        **canvas.read_level,
+        **read_level(facts.levels, grid.downsample),
         "cell_px": grid.stride,
-        "cell_um": round(grid.stride * canvas.mpp, 9),
+        "cell_um": round(grid.stride * prediction.mpp, 9),
         "cells": [grid.nx, grid.ny],
         "placement": prediction.placement,
         "class_names": list(spec.class_names),
@@ -450,10 +454,10 @@ def _facts(prediction: Prediction, spec: BundleSpec, stamp: Stamp) -> dict[str, 
         "decision_threshold": spec.decision_threshold,
         "decision_probability": prediction.decision_probability,
         "temperature": spec.temperature,
-        "background": canvas.background,
-        "tissue_threshold": canvas.tissue_threshold,
-        "intensity_windows": canvas.windows.tolist(),
-        "shifts": [shift.to_dict() for shift in canvas.shifts],
-        "offsets_px": [list(offset) for offset in canvas.offsets],
+        "background": analysis.background,
+        "tissue_threshold": analysis.tissue.threshold,
+        "intensity_windows": analysis.windows.tolist(),
+        "shifts": [shift.to_dict() for shift in analysis.shifts],
+        "offsets_px": [list(offset) for offset in analysis.offsets],
         "stamp": stamp.to_dict(),
     }

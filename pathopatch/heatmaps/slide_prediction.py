@@ -137,15 +137,15 @@ def predict_slide(
         mask = None if tissue_mask is None else Path(tissue_mask)
         source = slide_source(opened, ensemble.spec, identity, config, tissue_mask=mask)
         prediction = predict_patches(source, ensemble, config)
-        canvas, spec = prediction.canvas, ensemble.spec
+        grid, spec = prediction.grid, ensemble.spec
         cells, names = prediction.maps()
         return SlidePrediction(
             slide_id=identity,
             table=pd.concat(prediction.tables(), ignore_index=True),
             maps=dict(zip(names, cells, strict=True)),
-            cell_px=prediction.grid.stride,
-            size_px=canvas.size_px,
-            mpp=canvas.mpp,
+            cell_px=grid.stride,
+            size_px=(grid.width, grid.height),
+            mpp=prediction.mpp,
             class_names=spec.class_names,
             decision_threshold=spec.decision_threshold,
             decision_probability=prediction.decision_probability,

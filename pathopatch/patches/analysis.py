@@ -5,7 +5,7 @@ Tiling and prediction share this module, so that both get the same patches to th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from pathopatch.patches.intensity import windows as intensity_windows
 from pathopatch.patches.labels import patch_means
 from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.patches.tissue_model import TissueModel, corrected_tissue, nearest_part, supplied_tissue
-from pathopatch.slides import Shift, Slide, aligned
+from pathopatch.slides import Level, Shift, Slide, aligned
 from pathopatch.slides.background import Background, Polarities, background_text, parse_background
 from pathopatch.slides.registration import measure_shifts, whole_offsets
 from pathopatch.slides.resample import EXACT_READ_FACTOR, level_for, planes
@@ -316,12 +316,12 @@ def iterate_patches(
             rows, fractions, scanned, masks = [], [], [], []
 
 
-def read_level(slide: Slide, downsample: float) -> dict[str, int | float]:
+def read_level(levels: Sequence[Level], downsample: float) -> dict[str, int | float]:
     """Return the level from which patches are read and its downsample, by the names of their attributes.
 
     `downsample` is level-0 px per target px.
     """
-    downsamples = [level.downsample for level in slide.levels]
+    downsamples = [level.downsample for level in levels]
     level = level_for(downsamples, downsample, exact_factor=EXACT_READ_FACTOR)
     return {"read_level": level, "read_level_downsample": downsamples[level]}
 

@@ -98,7 +98,7 @@ class Description:
             return [*lines, ("tissue", "not sought: its sizes in um need the mpp"), *self._channel_lines()]
         if self.target_mpp is not None:
             downsample = self.analysis.grid.downsample
-            level, scale = read_level(slide, downsample).values()
+            level, scale = read_level(slide.levels, downsample).values()
             side = f"{downsample / scale:.4g}"
             text = f"read from level {level} (1/{scale:g}), {side} x {side} px to one"
             lines.append((f"at {self.target_mpp:g} um/px", text))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -22,14 +21,14 @@ from pathopatch.core.config import TileConfig
 from pathopatch.core.mask_bits import pack_masks, unpack_masks
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches import intensity
-from pathopatch.patches.analysis import PatchBatch, SlideAnalysis, analyse_slide, grid_of, iterate_patches, read_level
+from pathopatch.patches.analysis import PatchBatch, SlideAnalysis, analyse_slide, grid_of, iterate_patches
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.import_list import ImageSpec, fitted, read_image, read_pixels
 from pathopatch.patches.labels import LabelSource
 from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.patches.tissue_model import TissueModel
-from pathopatch.slides import Shift, Slide, TolerantSlide
-from pathopatch.slides.background import Background, guess_polarities, parse_background
+from pathopatch.slides import Slide, TolerantSlide
+from pathopatch.slides.background import guess_polarities, parse_background
 from pathopatch.slides.resample import resized
 
 if TYPE_CHECKING:
@@ -41,48 +40,6 @@ _PROBES = 8  # samples of pixels per axis
 _PROBE_PX = 16  # side of a sample
 _SHEET_PX = 4096  # longest side of the sheet on which tissue is found, as of a slide's overview
 _GROUNDS = 32  # patches that are looked at for one with ground
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Canvas:
-    """What outputs state of a slide, and the picture that maps are drawn on; lengths in level-0 px."""
-
-    size_px: tuple[int, int]  # width, height
-    bounds_px: tuple[int, int, int, int]  # x, y, width, height of the scanned part
-    mpp: float  # um per level-0 px
-    channels: tuple[str, ...]
-    dtype: str
-    is_rgb: bool
-    overview: NDArray[np.generic]  # (C, h, w): the whole slide, source units
-    tissue: NDArray[np.bool_] | None  # (h, w): its tissue; None where none was looked for
-    windows: NDArray[np.float64]  # (C, 2): intensities that become 0 and 1, source units
-    background: Background  # as it was found or is stated in the settings
-    tissue_threshold: float | None
-    shifts: tuple[Shift, ...]  # see `SlideAnalysis`
-    offsets: tuple[tuple[int, int], ...]
-    read_level: dict[str, int | float]  # see `read_level`
-    paths: tuple[Path, ...]  # the files that were read
-
-
-def draw_canvas(slide: Slide, analysis: SlideAnalysis, downsample: float) -> Canvas:
-    """Return the canvas of a slide whose patches have `downsample` level-0 px per px."""
-    return Canvas(
-        size_px=slide.size,
-        bounds_px=slide.bounds,
-        mpp=slide.mpp,
-        channels=slide.channels,
-        dtype=str(slide.dtype),
-        is_rgb=slide.is_rgb,
-        overview=analysis.overview,
-        tissue=analysis.tissue.mask > 0,
-        windows=analysis.windows,
-        background=analysis.background,
-        tissue_threshold=analysis.tissue.threshold,
-        shifts=analysis.shifts,
-        offsets=analysis.offsets,
-        read_level=read_level(slide, downsample),
-        paths=slide.paths,
-    )
 
 
 class FromSlide:
@@ -101,7 +58,7 @@ class FromSlide:
         self.grid = grid_of(slide, tiling)
         self.warnings = list(slide.notes)
         self.mpp, self.size_px = slide.mpp if slide.has_mpp else None, slide.size
-        self.channels, self.dtype, self.is_rgb = slide.channels, slide.dtype, slide.is_rgb
+        self.facts, self.channels, self.dtype, self.is_rgb = slide.facts, slide.channels, slide.dtype, slide.is_rgb
 
     @cached_property
     def origins(self) -> NDArray[np.int64]:
@@ -194,11 +151,6 @@ class FromSlide:
     def source(self) -> str | dict[str, str]:
         """Where the slide lies, see `Slide.source`."""
         return self.slide.source
-
-    @property
-    def canvas(self) -> Canvas:
-        """What outputs state of the slide, and its picture."""
-        return draw_canvas(self.slide, self.analysis, self.grid.downsample)
 
     def undecodable(self) -> NDArray[np.bool_]:
         """Return which patches, (N,), overlap what could not be decoded so far, of a slide that tolerates it."""

@@ -353,7 +353,7 @@ def _slide_attributes(source: FromSlide) -> dict[str, Any]:
     return attributes | {
         "source": source_record(slide),
         "icc": slide.facts.icc,
-        **read_level(slide, source.grid.downsample),
+        **read_level(slide.levels, source.grid.downsample),
         "fill": analysis.fill.tolist(),
         # A store without pixels needs the offsets to read the same patches again.
         "registration": {

@@ -63,6 +63,16 @@ class SlideFacts:
     file_of: tuple[int, ...] = ()  # index of each channel's file; () if all are of one
     icc: str = ""  # name of the ICC profile that the file carries, which is not applied; "" without one
 
+    @property
+    def is_rgb(self) -> bool:
+        """Whether the channels are red, green and blue in uint8."""
+        return self.channels == RGB and self.dtype == np.uint8
+
+    @property
+    def known_bounds(self) -> tuple[int, int, int, int]:
+        """The bounds; the whole slide where the file names none."""
+        return self.bounds or (0, 0, self.levels[0].width, self.levels[0].height)
+
 
 def icc_name(profile: bytes | None) -> str:
     """Return the name of an ICC profile, as it states it itself; "" without one."""

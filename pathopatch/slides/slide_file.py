@@ -89,13 +89,13 @@ class SlideFile(ABC):
         if mpp is not None and file_mpp is not None and not mpp_agrees(mpp, file_mpp):
             self.notes = (*self.notes, f"um/px: {mpp:g} is stated and counts, though the file says {file_mpp:g}")
         self.size = facts.levels[0].width, facts.levels[0].height
-        self.bounds: tuple[int, int, int, int] = facts.bounds or (0, 0, *self.size)
+        self.bounds = facts.known_bounds
         self.file_of = facts.file_of or (0,) * len(self.channels)
         self.is_colour = self.channels == RGB and len(set(self.file_of)) == 1
-        self.is_rgb = self.channels == RGB and self.dtype == np.uint8
         self.facts = replace(
             facts, channels=self.channels, resolution=self._resolution, bounds=self.bounds, notes=self.notes
         )
+        self.is_rgb = self.facts.is_rgb
         self._background = background
         self._stated: tuple[Polarity | None, ...] = (None,) * len(self.channels)
         if background is not None:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def test_further_files_are_written_on_request_and_stay_afterwards(tmp_path, slid
 
 
 def test_the_export_for_qupath_equals_the_patches_that_predict_writes(tmp_path, slide):
-    slide.bounds = (30, 10, 60, 60)
+    slide.facts = replace(slide.facts, bounds=(30, 10, 60, 60))
     predict_to(slide, model(decision_threshold=-1.5), tmp_path / "out", slide_id="s1", config=ALL)
     write_qupath_folder(tmp_path / "out", tmp_path / "qupath")
     name = "s1/patches.geojson.gz"
@@ -194,7 +195,7 @@ def test_map_overlay_and_scale_bar_keep_their_place_on_a_large_slide(tmp_path):
 def test_slide_bounds_move_the_geojson_only(tmp_path, image):
     with grey_slide(tmp_path / "s.tif", image) as slide:
         predict_to(slide, model(), tmp_path / "a", slide_id="s1", config=ALL)
-        slide.bounds = (30, 10, 60, 60)
+        slide.facts = replace(slide.facts, bounds=(30, 10, 60, 60))
         predict_to(slide, model(), tmp_path / "b", slide_id="s1", config=ALL)
     a, b = contents(tmp_path / "a", without=TIMES), contents(tmp_path / "b", without=TIMES)
     changed = {name for name in a if a[name] != b[name]}
