@@ -125,9 +125,3 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return "none" if value is None else str(value)
-
-
-def settings_note(variant: str, rerun_of: str) -> str:
-    """Return a run's variant, and which run it repeats, as text; empty where there is neither."""
-    repeats = f"repeats {rerun_of}, and counts once with it in means over seeds" if rerun_of else ""
-    return "; ".join(text for text in (variant, repeats) if text)

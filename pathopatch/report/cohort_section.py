@@ -92,14 +92,9 @@ def patients_in_several_splits(slides: pd.DataFrame) -> list[str]:
 
 
 def slides(study: Study) -> dict[str, Any]:
-    """Return a row per slide, and the intensity window of each channel."""
+    """Return a row per slide."""
     if study.slides.empty:
         return {}
-    windows = [
-        {"slide_id": row["slide_id"], "channel": channel, "low": low, "high": high}
-        for row in one_row_a_slide(study)
-        for channel, (low, high) in zip(row["channels"], row["windows"], strict=False)
-    ]
     return {
         "slides": [
             {
@@ -111,7 +106,6 @@ def slides(study: Study) -> dict[str, Any]:
         ],
         # Ready patches come without an overview, so their tissue mask has no confidence.
         "has_confidence": bool(study.slides["tissue_confidence"].notna().any()),
-        "windows": windows,
     }
 
 

@@ -18,7 +18,6 @@ from pathopatch.core.status import listed_status, slide_ids
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.compare import comparison, evaluated_runs
 from pathopatch.evaluation.evaluate import require_current
-from pathopatch.evaluation.run_settings import describe_runs, run_settings
 from pathopatch.evaluation.summary import summarise_runs
 from pathopatch.groups import (
     PatchAttribute,
@@ -71,14 +70,12 @@ class Study:
         self.untrained = {run: reason for run, reason in untrained.items() if run not in runs}
         self.evaluations = {run: read_json(folder.evaluation(run) / "metrics.json") for run in runs}
         self.configs = {path.parent.name: read_json(path) for path in sorted(work.glob("runs/*/config.json"))}
-        self.run_variants = describe_runs({run: run_settings(work, run) for run in self.configs})
         # A row per evaluated run and threshold.
         self.comparison = comparison(work, config=evaluate) if runs and self.groups is not None else None
         # Each setting over its seeds, and every two of them.
         table = self.comparison
         self.summary = None if table is None else summarise_runs(work, table, config=evaluate)
         self.predictions = {run: read_table(folder.evaluation(run) / "predictions.parquet") for run in runs}
-        self.n_searches = len(list(work.glob("runs/*/trials.csv")))  # runs whose settings were searched
         self.overlays = {path.parent.name: path for path in sorted(work.glob("heatmaps/*/overlay.png"))}
         stores = sorted(tiled.glob("slides/*.zarr"))
         self.stores = {path.stem: path for path in stores if read_stamp(path) is not None}  # finished ones
@@ -176,7 +173,6 @@ def _slide_rows(work: Path, name: str, checked: Mapping[Any, Any], groups: pd.Da
         "mpp": store.get("mpp", checked.get("mpp")),
         "background": str(store.get("background", checked.get("background", ""))),
         "icc": store.get("icc", ""),
-        "windows": store.get("windows", []),
         "tissue_confidence": store.get("tissue", {}).get("confidence"),
         "tile_state": str(tiled.get("state", "")),
         "tile_message": _failure_text(tiled),

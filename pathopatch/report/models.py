@@ -1,41 +1,35 @@
-"""Collect what the report shows of the models: calibration, training and provenance."""
+"""Collect what the report shows of the models: calibration, reliance on area, and models of other studies."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from pathopatch.core.text import pluralize
-from pathopatch.debias.methods import extrapolates
 from pathopatch.evaluation.area_reliance import limits_text, verdict_text
 from pathopatch.evaluation.compare import by_validation, rows_of
 from pathopatch.evaluation.group_scores import smallest_group
 from pathopatch.evaluation.reference import is_plain_erm
-from pathopatch.evaluation.run_settings import settings_note
 from pathopatch.groups import slides_of, units_of
-from pathopatch.groups.attribute import SOURCE_SLIDE, training_label
-from pathopatch.report.cells import signed
+from pathopatch.groups.attribute import SOURCE_SLIDE
 from pathopatch.report.collect import Study, patients_in
 from pathopatch.report.plots import reliability_plot
 from pathopatch.report.results import preferred, rows_at, runs_in_order
 
 _MOST_PANELS = 4  # more in a row are too narrow to read
-_SETTINGS = (
-    "architecture", "threshold", "seed", "steps", "batch_per_class", "optimizer", "learning_rate", "weight_decay", "c",
-    "beta",
-)  # fmt: skip
-_EXTRAPOLATION_SETTINGS = ("c", "beta")
 
 
 def models_summary(study: Study) -> dict[str, Any]:
-    """Return what the report is about: cohort, thresholds, methods, seeds and versions."""
+    """Return what the report is about: cohort, thresholds, methods, seeds, versions, and stages of unequal settings."""
     configs, attribute = study.configs.values(), study.attribute
     methods = runs_in_order(pd.DataFrame({"method": sorted({str(config.get("method", "")) for config in configs})}))
     groups = study.groups
     listed = groups if groups is not None and SOURCE_SLIDE in groups else study.slides
+    configs_of: dict[str, set[str]] = {}  # slides of one cohort may come from several calls of tile or predict
+    for stamp in study.stamps.values():
+        configs_of.setdefault(stamp.stage, set()).add(stamp.config)
     return {
         "slides": slides_of(listed).nunique() if len(listed) else 0,
         "patients": patients_in(study.slides),
@@ -45,6 +39,7 @@ def models_summary(study: Study) -> dict[str, Any]:
         "methods": list(methods["method"]),
         "seeds": sorted({int(config.get("seed", 0)) for config in configs}),
         "versions": sorted({stamp.package_version for stamp in study.stamps.values()}),
+        "mixed_stages": [stage for stage in ("tile", "predict") if len(configs_of.get(stage, ())) > 1],
     }
 
 
@@ -128,59 +123,3 @@ def external_validation(study: Study) -> dict[str, Any]:
             }
         )
     return {"models": models} if models else {}
-
-
-def training(study: Study) -> dict[str, Any]:
-    """Return the settings of each run."""
-    if not study.configs:
-        return {}
-    rows = pd.DataFrame({"run": list(study.configs)}, dtype=str)
-    for name in ("threshold", "method", "seed"):
-        rows[name] = [study.configs[run].get(name) for run in rows["run"]]
-    return {
-        "n_searches": study.n_searches,
-        "runs": [
-            {
-                "run": run,
-                **{name: _setting_text(study.configs[run], name) for name in _SETTINGS},
-                "note": settings_note(*map(str, study.run_variants.loc[run, ["variant", "rerun_of"]])),
-                "decision": "of each fold"
-                if study.has_folds
-                else signed(study.evaluations.get(run, {}).get("decision_threshold"), 3),
-            }
-            for run in runs_in_order(rows, "threshold")["run"]
-        ],
-    }
-
-
-def _setting_text(config: Mapping[str, Any], name: str) -> str:
-    """Return a setting as text; a dash if the method does not use it."""
-    if name in _EXTRAPOLATION_SETTINGS and not extrapolates(config.get("method", "")):
-        return "–"
-    own = config.get("gerne", config) if name in _EXTRAPOLATION_SETTINGS else config
-    value = training_label(config) if name == "threshold" and config else own.get(name, "–")
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def provenance(study: Study) -> dict[str, Any]:
-    """Return the configuration and version behind every artefact; artefacts of equal ones share a row."""
-    if not study.stamps:
-        return {}
-    frame = pd.DataFrame(
-        [(place, s.stage, s.config, s.package_version, s.schema_version) for place, s in study.stamps.items()],
-        columns=["place", "stage", "config", "package", "schema"],
-    )
-    # Slides of one cohort may come from several calls of tile or predict.
-    configs_of = frame.groupby("stage")["config"].nunique()
-    keys = ["stage", "config", "package", "schema"]
-    return {
-        "mixed_stages": [stage for stage in ("tile", "predict") if configs_of.get(stage, 0) > 1],
-        "rows": [
-            {
-                **dict(zip(keys, key, strict=True)),
-                "artefact": rows["place"].iloc[0] + (f" and {len(rows) - 1} more" if len(rows) > 1 else ""),
-                "hash": rows["config"].iloc[0][:16] or "none",
-            }
-            for key, rows in frame.groupby(keys, sort=False)
-        ],
-    }

@@ -178,7 +178,6 @@ def _sections(study: Study, thumbnails: Mapping[str, str], tissue: Sequence[Tiss
         "gallery": predictions.gallery_section(study, thumbnails),
         "review": predictions.review_section(study),
         "area_reliance": models.area_reliance(study),
-        "provenance": models.provenance(study),
     }
     if predictions.has_predictions_only(study):
         content |= {"predictions_answer": predictions.predictions_answer(study, thumbnails)}
@@ -193,7 +192,6 @@ def _sections(study: Study, thumbnails: Mapping[str, str], tissue: Sequence[Tiss
             "results": results.results(study),
             "calibration": models.calibration(study),
             "external_validation": models.external_validation(study),
-            "training": models.training(study),
         }
     return {name: data for name, data in content.items() if data}
 

@@ -30,10 +30,10 @@ def rows_at(study: Study, threshold: float) -> pd.DataFrame:
     return runs_in_order(rows if trained_here.empty or study.attribute.is_patch_attribute else trained_here)
 
 
-def runs_in_order(rows: pd.DataFrame, *first: str) -> pd.DataFrame:
-    """Return rows sorted by some columns, then ERM first and GERNE last, then by seed and run."""
+def runs_in_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows sorted, ERM first and GERNE last, then by seed and run."""
     place = rows["method"].map(lambda name: METHOD_NAMES.index(name) if name in METHOD_NAMES else len(METHOD_NAMES))
-    keys = [*first, "place", *(name for name in ("method", "seed", "run") if name in rows)]
+    keys = ["place", *(name for name in ("method", "seed", "run") if name in rows)]
     return rows.assign(place=place).sort_values(keys).drop(columns="place")
 
 

@@ -1,4 +1,4 @@
-"""The models in the report: calibration, models of other studies, and searches."""
+"""The models in the report: calibration, models of other studies, and slides of unequal settings."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from read_page import Page
 
 from pathopatch.core.artefacts import Stamp, fingerprint_file, read_table, write_table
-from pathopatch.core.config import EvaluateConfig, TrainConfig
-from pathopatch.core.files import read_json, write_bytes, write_json
+from pathopatch.core.config import EvaluateConfig
+from pathopatch.core.files import read_json, write_json
 from pathopatch.report import write_report
 
 NONE = EvaluateConfig(bootstrap=0)
@@ -76,11 +77,10 @@ def test_an_external_evaluation_by_outdated_groups_is_marked(work: Path, tmp_pat
     assert mark in Page(write_report(copy, evaluate=NONE)).text
 
 
-def test_runs_with_a_search_are_counted_and_their_trials_named(tmp_path: Path) -> None:
-    for method in ("gerne", "erm"):
-        config = TrainConfig(method=method)
-        folder = tmp_path / "runs" / config.run_name
-        write_json(folder / "config.json", config.model_dump(mode="json"))
-        write_bytes(folder / "trials.csv", b"trial,wga\n0,0.5\n")
-    page = Page(write_report(tmp_path))
-    assert "2 runs with searched settings: runs/<run>/trials.csv has every trial" in page.text
+def test_slides_that_were_tiled_with_other_settings_are_warned_of(tmp_path: Path) -> None:
+    row = {"patch_id": "s@0,0", "patient_id": "P", "label": 1, "tissue_fraction": 0.5}
+    warning = "Stage tile ran with different settings on different slides."
+    for name, patch_px, is_mixed in (("a", 64, False), ("b", 64, False), ("c", 32, True)):
+        stamp = Stamp(stage="tile", settings={"patch_px": patch_px})
+        write_table(tmp_path / "patches" / f"{name}.parquet", pd.DataFrame([row]), stamp)
+        assert (warning in Page(write_report(tmp_path)).text) is is_mixed
