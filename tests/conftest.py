@@ -77,6 +77,24 @@ def _user_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.getbasetemp() / "user-state")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_files() -> Iterator[None]:
+    """Spare what only a power cut or a reader would notice; `test_damaged_outputs.py` and `test_overlay.py` do.
+
+    That is to write each file through to the disk, and to enlarge the pictures of slides of a hundred pixels.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _descriptor: None)
+        patch.setattr("pathopatch.heatmaps.overlay._MIN_VIEW_PX", 300)
+        yield
+
+
+@pytest.fixture
+def large_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enlarge the pictures of small slides as users, and other processes, do."""
+    monkeypatch.setattr("pathopatch.heatmaps.overlay._MIN_VIEW_PX", 1000)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     folder = os.environ.get("PATHOPATCH_REAL_DATA")

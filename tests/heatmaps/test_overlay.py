@@ -164,6 +164,7 @@ def test_equal_pictures_give_equal_bytes_and_hold_no_metadata(tmp_path):
         np.testing.assert_array_equal(np.asarray(read), image)
 
 
+@pytest.mark.usefixtures("large_pictures")
 @pytest.mark.parametrize("shape", [(700, 900), (40, 1000), (1000, 40), (3, 2), (1, 500), (1536, 1000), (3, 1536)])
 def test_the_place_of_the_slide_in_the_picture_follows_from_its_size(shape):
     picture = np.zeros((*shape, 3), np.uint8)  # black, and the frame is not

@@ -125,6 +125,7 @@ def test_an_ensemble_adds_the_spread_to_table_and_map(tmp_path, slide):
     assert (facts["decision_threshold"], facts["temperature"]) == (-0.25, 1.0)
 
 
+@pytest.mark.usefixtures("large_pictures")
 def test_the_overlay_colours_the_painted_squares_and_nothing_else(tmp_path, slide, image):
     predict_to(slide, model(), tmp_path, slide_id="s1")
     picture = np.asarray(Image.open(tmp_path / "heatmaps/s1/overlay.png")).astype(int)

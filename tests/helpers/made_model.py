@@ -25,10 +25,18 @@ def made_spec(patch_px: int = 16, channels: Sequence[str] = ("R", "G", "B"), **c
     return BundleSpec(**(values | changed))
 
 
+_WRITTEN: dict[str, bytes] = {}
+
+
 def write_model(folder: Path) -> Path:
     """Write a bundle of random weights, the same ones each time, for patches of 16 px; return its folder."""
-    torch.manual_seed(0)
-    save_bundle(folder, build_network("small-groupnorm", 3), made_spec(background="bright"))
+    if not _WRITTEN:
+        torch.manual_seed(0)
+        save_bundle(folder, build_network("small-groupnorm", 3), made_spec(background="bright"))
+        _WRITTEN.update({path.name: path.read_bytes() for path in folder.iterdir()})
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in _WRITTEN.items():
+        (folder / name).write_bytes(content)
     return folder
 
 

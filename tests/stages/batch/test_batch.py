@@ -6,22 +6,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import made_slides as made
-import numpy as np
 import pytest
-from written_files import TIMES, contents
 
 from pathopatch.core.config import BatchOptions, PredictConfig
 from pathopatch.core.errors import DiskFullError, InputCorruptError
 from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.status import read_status, update_status
 from pathopatch.core.task import Outcome, Progress
-from pathopatch.models.bundle import save_bundle
-from pathopatch.models.networks import build_network
-from pathopatch.models.spec import BundleSpec
-from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.run import exit_code, run_slides, workers_for
-from pathopatch.stages.predict import predict_cohort
 
 
 @dataclass(frozen=True)
@@ -144,7 +136,19 @@ def test_exit_codes_tell_all_some_and_none() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("large_pictures")
 def test_two_processes_predict_the_bytes_that_one_predicts(tmp_path: Path) -> None:
+    # Imported here: the processes that the tests above start import this file, and need none of it.
+    import made_slides as made
+    import numpy as np
+    from written_files import TIMES, contents
+
+    from pathopatch.models.bundle import save_bundle
+    from pathopatch.models.networks import build_network
+    from pathopatch.models.spec import BundleSpec
+    from pathopatch.slides.manifest import SlideRow
+    from pathopatch.stages.predict import predict_cohort
+
     rows = []
     for number in range(2):
         disc = made.disc_image(160, 128, (80, 64), 40, tissue=[600 + number], glass=[20], dtype=np.uint16)
