@@ -289,11 +289,11 @@ def test_groups_leave_out_a_slide_that_is_not_tiled_to_the_end(tiled: Path, tmp_
     assert "s0" not in set(artefacts.read_table(work / "groups.parquet")["slide_id"])
 
 
-def test_an_output_folder_that_is_a_file_is_named_so(slides: Path, tmp_path: Path) -> None:
+def test_an_output_folder_that_is_a_file_is_named_so(slides: Path, tmp_path: Path, said: Callable) -> None:
     (tmp_path / "notes.txt").touch()
-    done = run("tile", slides, "-o", tmp_path / "notes.txt", "--patch-px", PATCH, "--quiet", code=1)
-    assert "notes.txt" in done.stderr
-    assert "INTERNAL" not in done.stderr
+    errors = said("tile", slides, "-o", tmp_path / "notes.txt", "--patch-px", PATCH, "--quiet", code=1).err
+    assert "notes.txt" in errors
+    assert "INTERNAL" not in errors
 
 
 @pytest.mark.slow

@@ -48,8 +48,8 @@ def texts() -> list[tuple[str, str]]:
         nodes = list(ast.walk(tree))
         parts = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
         prose = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
-        calls = [node for node in nodes if isinstance(node, ast.Call)]
-        prose |= {id(part) for call in calls if ast.unparse(call.func) == "Fields" for part in call.args}  # of options
+        calls = [node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+        prose |= {id(part) for call in calls if call.func.id == "Fields" for part in call.args}  # of options
         for node in nodes:
             if isinstance(node, ast.JoinedStr):
                 values = (str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fresh_process import FRESH
 from spoilt_status import CONTENTS
 
 from pathopatch.core import status as statuses
@@ -57,8 +57,7 @@ def _write_many(out: Path, first: int) -> None:
 
 
 def test_processes_that_write_at_a_time_lose_nothing(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    others = [context.Process(target=_write_many, args=(tmp_path, first)) for first in (0, 40, 80)]
+    others = [FRESH.Process(target=_write_many, args=(tmp_path, first)) for first in (0, 40, 80)]
     for process in others:
         process.start()
     for process in others:

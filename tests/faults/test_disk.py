@@ -10,56 +10,50 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import made_slides as made
 import numpy as np
 import pytest
 
-_FULL = """
-import json, sys
+_TILING = """
+import json, subprocess, sys
 from pathlib import Path
 from pathopatch.stages.tile import tile_cohort
 from pathopatch.core.config import TileConfig
-from pathopatch.core.errors import DiskFullError
+from pathopatch.core.errors import DiskFullError, PathopatchError
 
-folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+folder, disk = Path(sys.argv[1]), Path(sys.argv[2])
 config = TileConfig(patch_px=32)
 times = ("status", "logs")
 read = lambda: {str(p): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.parent.name not in times}
-outcomes = {"first": [o.state for o in tile_cohort(folder / "one.csv", out, config)]}
-before = read()
-with (out / "filler").open("wb", buffering=0) as filler:
-    try:
-        while filler.write(bytes(65536)):
+for room in (0, 100_000):
+    out = disk / str(room)
+    outcomes = {"first": [o.state for o in tile_cohort(folder / "one.csv", out, config)]}
+    before = read()
+    with (disk / "filler").open("wb", buffering=0) as filler:
+        try:
+            while filler.write(bytes(65536)):
+                pass
+        except OSError:
             pass
-    except OSError:
-        pass
-    filler.truncate(max(0, filler.tell() - int(sys.argv[3])))
+        filler.truncate(max(0, filler.tell() - room))
+    try:
+        outcomes["full"] = [[o.state, o.code] for o in tile_cohort(folder / "two.csv", out, config)]
+    except DiskFullError as error:  # not even the list of slides could be written
+        outcomes["full"] = [["stopped", error.code]]
+    (disk / "filler").unlink()
+    after = read()
+    others = {name: content for name, content in before.items() if "slides.parquet" not in name}
+    outcomes["untouched"] = all(after.get(name) == content for name, content in others.items())
+    outcomes["left"] = [name for name in after if ".tmp-" in name]
+    outcomes["again"] = [o.state for o in tile_cohort(folder / "two.csv", out, config)]
+    print(json.dumps(outcomes))
+subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
 try:
-    outcomes["full"] = [[o.state, o.code] for o in tile_cohort(folder / "two.csv", out, config)]
-except DiskFullError as error:  # not even the list of slides could be written
-    outcomes["full"] = [["stopped", error.code]]
-(out / "filler").unlink()
-after = read()
-others = {name: content for name, content in before.items() if "slides.parquet" not in name}
-outcomes["untouched"] = all(after.get(name) == content for name, content in others.items())
-outcomes["left"] = [name for name in after if ".tmp-" in name]
-outcomes["again"] = [o.state for o in tile_cohort(folder / "two.csv", out, config)]
-print(json.dumps(outcomes))
-"""
-
-_READ_ONLY = """
-import json, sys
-from pathlib import Path
-from pathopatch.stages.tile import tile_cohort
-from pathopatch.core.config import TileConfig
-from pathopatch.core.errors import PathopatchError
-
-try:
-    outcomes = tile_cohort(Path(sys.argv[1]) / "one.csv", Path(sys.argv[2]), TileConfig(patch_px=32))
-    print(json.dumps([[o.state, o.code, o.message] for o in outcomes]))
+    tile_cohort(folder / "one.csv", disk / "new", config)
 except PathopatchError as error:
-    print(json.dumps([["refused", error.code, str(error)]]))
+    print(json.dumps([error.code, str(error)]))
 """
 
 
@@ -130,8 +124,8 @@ def folder(empty_folder: Path) -> Path:
     return tmp_path
 
 
-def inside_namespace(folder: Path, mount: str, script: str, *arguments: str) -> object:
-    command = f'{mount} "$1" && shift && exec "$@"'
+def inside_namespace(folder: Path, size: str, script: str, *arguments: str) -> list[Any]:
+    command = f'mount -t tmpfs -o size={size} tmpfs "$1" && shift && exec "$@"'
     run = [sys.executable, "-c", script, str(folder), str(folder / "out"), *arguments]
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", command, "sh", str(folder / "out"), *run],
@@ -141,25 +135,19 @@ def inside_namespace(folder: Path, mount: str, script: str, *arguments: str) -> 
         timeout=200,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.fault("disk-full")
-@pytest.mark.parametrize(("room", "last"), [(0, "stopped"), (100_000, "failed")])
-def test_a_full_disk_is_an_error_keeps_the_rest_and_a_rerun_works(room: int, last: str, folder: Path) -> None:
-    outcomes = inside_namespace(folder, "mount -t tmpfs -o size=4m tmpfs", _FULL, str(room))
-    assert isinstance(outcomes, dict)
-    assert outcomes["first"] == ["done"]
-    assert outcomes["full"][-1] == [last, "DISK_FULL"]
-    assert outcomes["untouched"]
-    assert outcomes["left"] == []
-    assert outcomes["again"] == ["current", "done"]
-
-
-@pytest.mark.fault("output-folder")
-def test_a_disk_that_cannot_be_written_to_is_an_error_before_any_work(folder: Path) -> None:
-    [[state, code, message]] = inside_namespace(folder, "mount -t tmpfs -o ro tmpfs", _READ_ONLY)  # type: ignore[misc]
-    assert (state, code) == ("refused", "INPUT_UNSUPPORTED")
+@pytest.mark.fault("disk-full", "output-folder")
+def test_a_disk_that_is_full_or_not_written_to_is_an_error_and_a_rerun_works(folder: Path) -> None:
+    *full, (code, message) = inside_namespace(folder, "8m", _TILING)
+    for outcomes, last in zip(full, ("stopped", "failed"), strict=True):
+        assert outcomes["first"] == ["done"]
+        assert outcomes["full"][-1] == [last, "DISK_FULL"]
+        assert outcomes["untouched"]
+        assert outcomes["left"] == []
+        assert outcomes["again"] == ["current", "done"]
+    assert code == "INPUT_UNSUPPORTED"
     assert "cannot write" in message
 
 
@@ -168,7 +156,5 @@ def test_a_disk_that_cannot_be_written_to_is_an_error_before_any_work(folder: Pa
 def test_a_disk_that_fills_in_training_is_said_and_the_run_goes_on_later(empty_folder: Path) -> None:
     rooms = (4096, 8192, 65536, 2_000_000, 8_000_000)  # too little for events, for a checkpoint, for the second, ...
     helpers = str(Path(made.__file__).parent)
-    said = inside_namespace(
-        empty_folder, "mount -t tmpfs -o size=32m tmpfs", _TRAINING, helpers, ",".join(map(str, rooms))
-    )
+    (said,) = inside_namespace(empty_folder, "32m", _TRAINING, helpers, ",".join(map(str, rooms)))
     assert said == dict.fromkeys(map(str, rooms), "DISK_FULL")

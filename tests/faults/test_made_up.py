@@ -33,7 +33,7 @@ from pathopatch.slides.manifest import read_manifest
 pytestmark = pytest.mark.fault("any-bytes")
 
 CODES = {kind.code for kind in PathopatchError.__subclasses__()} - {"INTERNAL"}
-EXAMPLES = int(os.environ.get("PATHOPATCH_FUZZ_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("PATHOPATCH_FUZZ_EXAMPLES", "60"))
 _MOST_BYTES = 2**30
 made_up = settings(
     max_examples=EXAMPLES,

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
+import signal
 import stat
-import subprocess
 import sys
 from pathlib import Path
 
 import made_slides as made
 import numpy as np
 import pytest
-from made_model import write_model
+import safetensors.torch
+import torch
+from fresh_process import FRESH
+from made_model import made_spec, write_model
 from made_omezarr import write_omezarr
 
 from pathopatch.cli.program import main
 from pathopatch.core.config import TileConfig
-from pathopatch.core.errors import InternalError, with_code
-from pathopatch.core.files import write_bytes
+from pathopatch.core.errors import InputUnsupportedError, InternalError, with_code
+from pathopatch.core.files import atomic_path, write_bytes
 from pathopatch.core.status import read_status
+from pathopatch.models.bundle import save_bundle, write_tensors
 from pathopatch.models.loading import load_model
+from pathopatch.models.networks import build_network
 from pathopatch.stages.clean import clean
 from pathopatch.stages.tile import tile_cohort
 
@@ -146,25 +152,16 @@ def test_an_omezarr_with_a_file_that_cannot_be_looked_at_fails_alone(place: Path
     assert "cannot be read: File name too long" in outcomes[1].message
 
 
-_LARGE = """
-import resource, signal, sys
-from pathlib import Path
-from pathopatch.core.errors import PathopatchError
-from pathopatch.core.files import write_bytes
-
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-try:
-    write_bytes(Path(sys.argv[1]) / "a", bytes(2000))
-except PathopatchError as error:
-    print(error)
-"""
-
-
 @pytest.mark.fault("drives-and-names")
 def test_a_file_larger_than_allowed_is_said_and_leaves_the_earlier_one(tmp_path: Path) -> None:
     write_bytes(tmp_path / "a", b"old")
-    done = subprocess.run([sys.executable, "-c", _LARGE, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert "INPUT_UNSUPPORTED: cannot write here: File too large" in done.stdout
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(InputUnsupportedError, match="cannot write here: File too large"):
+            write_bytes(tmp_path / "a", bytes(2000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"old")]
 
 
@@ -176,7 +173,7 @@ def test_a_file_larger_than_allowed_is_said_and_leaves_the_earlier_one(tmp_path:
 def test_model_files_are_readable_as_any_new_file_of_their_folder(umask: int, tmp_path: Path) -> None:
     before = os.umask(umask)
     try:
-        write_model(tmp_path / "model")
+        save_bundle(tmp_path / "model", build_network("small-groupnorm", 3), made_spec())
     finally:
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "model").iterdir()}
@@ -185,28 +182,22 @@ def test_model_files_are_readable_as_any_new_file_of_their_folder(umask: int, tm
     load_model(tmp_path / "model")
 
 
-_KILLED = """
-import os, signal, sys
-from pathlib import Path
-import safetensors.torch as library
-import torch
-from pathopatch.core.files import atomic_path
-from pathopatch.models.bundle import write_tensors
+def write_and_be_killed(folder: Path) -> None:
+    def killed(_tensors: object, path: Path, metadata: object) -> None:
+        (Path(path).parent / ".tmpA1b2C3").write_bytes(b"half")  # the name that safetensors writes to
+        os.kill(os.getpid(), signal.SIGKILL)
 
-def killed(tensors, path, metadata):
-    (Path(path).parent / ".tmpA1b2C3").write_bytes(b"half")  # the name that safetensors writes to
-    os.kill(os.getpid(), signal.SIGKILL)
-
-library.save_file = killed
-with atomic_path(Path(sys.argv[1]) / "runs" / "r" / "checkpoint.safetensors") as temporary:
-    write_tensors(temporary, {"a": torch.zeros(3)}, {})
-"""
+    safetensors.torch.save_file = killed
+    with atomic_path(folder / "checkpoint.safetensors") as temporary:
+        write_tensors(temporary, {"a": torch.zeros(3)}, {})
 
 
 @pytest.mark.fault("kill-checkpoint")
 def test_what_a_kill_in_a_checkpoint_leaves_is_removed_by_clean(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path)], check=False)
     run = tmp_path / "runs" / "r"
+    process = FRESH.Process(target=write_and_be_killed, args=(run,))
+    process.start()
+    process.join(60)
     assert [path.name for path in run.rglob(".tmp*")] == [".tmpA1b2C3"]
     assert [finding.goes for finding in clean(tmp_path)] == [True]
     assert list(run.iterdir()) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
 import shutil
 import signal
@@ -14,10 +13,13 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+from fresh_process import FRESH
 
 from pathopatch.core.errors import (
     DiskFullError,
@@ -33,8 +35,6 @@ from pathopatch.groups.decisions.decision import Decision
 from pathopatch.groups.decisions.log import read_log
 from pathopatch.review.decisions import DecisionLog
 from pathopatch.stages.clean import remove_stale_files
-
-_SPAWN = multiprocessing.get_context("spawn")
 
 
 def accept(reviewer: str = "Ada", slide_id: str = "s1") -> Decision:
@@ -91,7 +91,7 @@ def decide_on_many(path: Path, reviewer: str, count: int) -> None:
 @pytest.mark.slow
 def test_four_processes_that_make_one_log_at_once_lose_no_row(tmp_path: Path) -> None:
     path = tmp_path / "review.sqlite"
-    processes = [_SPAWN.Process(target=decide_on_many, args=(path, name, 20)) for name in "abcd"]
+    processes = [FRESH.Process(target=decide_on_many, args=(path, name, 20)) for name in "abcd"]
     for process in processes:
         process.start()
     for process in processes:
@@ -288,25 +288,29 @@ def test_a_log_that_was_written_in_place_and_closed_is_read(tmp_path: Path) -> N
         assert len(decisions.rows()) == len(read_log(path)) == 2
 
 
-def killed(path: Path, *, fault: str = "") -> list[str]:
-    """Decide in a process that says so, then is killed; return what it said."""
-    code = """
-        import os, signal, sys
-        from pathlib import Path
-        from pathopatch.groups.decisions.decision import Decision
-        from pathopatch.review.decisions import DecisionLog
+def decide_until_killed(path: Path, fault: str, pipe: Connection) -> None:
+    if fault:
+        os.environ[FAULT_VARIABLE] = fault
+    decisions = DecisionLog(path)
+    for seen in range(3):
+        decisions.record(accept(), revision=seen)
+        pipe.send(seen + 1)
+    os.kill(os.getpid(), signal.SIGKILL)
 
-        decisions = DecisionLog(Path(sys.argv[1]))
-        for seen in range(3):
-            decisions.record(Decision(slide_id="s1", verdict="accept", reviewer="Ada"), revision=seen)
-            print(f"recorded {seen + 1}", flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)
-    """
-    environment = {**os.environ, FAULT_VARIABLE: fault} if fault else dict(os.environ)
-    command = [sys.executable, "-c", textwrap.dedent(code), str(path)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
-    return ended.stdout.split("\n")[:-1]
+
+def killed(path: Path, *, fault: str = "") -> list[int]:
+    """Decide in a process that says so, then is killed; return what it said."""
+    ours, theirs = FRESH.Pipe(duplex=False)
+    process = FRESH.Process(target=decide_until_killed, args=(path, fault, theirs))
+    process.start()
+    theirs.close()
+    said = []
+    with suppress(EOFError):
+        while True:
+            said.append(ours.recv())
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    return said
 
 
 @pytest.mark.fault("two-reviewers")
@@ -320,7 +324,7 @@ def test_after_a_kill_what_was_acknowledged_is_there_and_the_file_is_whole(
 ) -> None:
     """The first file has no rows; a decision that was written but not yet acknowledged may be there."""
     path = tmp_path / "review.sqlite"
-    assert killed(path, fault=fault) == [f"recorded {n}" for n in range(1, acknowledged + 1)]
+    assert killed(path, fault=fault) == list(range(1, acknowledged + 1))
     if path.exists():  # alone, without anything that lies beside it
         (tmp_path / "alone").mkdir()
         path = path.rename(tmp_path / "alone" / path.name)

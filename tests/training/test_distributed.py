@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import rank_of_several
 import torch
+from fresh_process import FRESH
 from made_patches import toy, write_work
 
 from pathopatch.core.config import TrainConfig
@@ -34,12 +35,25 @@ JOBS = {
 }
 
 
+def _by_two_processes(folder, jobs):
+    torch.multiprocessing.start_processes(
+        rank_of_several.train, (2, folder, jobs), 2, start_method=FRESH.get_start_method()
+    )
+    return folder
+
+
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    """Return a folder with the outcomes of two processes in every job."""
-    folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(rank_of_several.train, (2, folder, JOBS), nprocs=2)
-    return folder
+    """Return a folder with the outcomes of two processes in every job but the one that diverges."""
+    jobs = {name: job for name, job in JOBS.items() if name != "diverges"}
+    return _by_two_processes(tmp_path_factory.mktemp("ranks"), jobs)
+
+
+@pytest.fixture(scope="module")
+def two_jobs(tmp_path_factory):
+    """Return a folder with the outcomes of two processes in a job of a few steps, and in the one that diverges."""
+    jobs = {"groupdro": JOBS["groupdro"] | {"steps": 4}, "diverges": JOBS["diverges"]}
+    return _by_two_processes(tmp_path_factory.mktemp("ranks"), jobs)
 
 
 def _outcome(folder, name, rank):
@@ -82,17 +96,17 @@ def _require_near(ours, theirs, slack):
     assert rest[0] == pytest.approx(rest[1], abs=slack + 1e-6)
 
 
-def test_a_nan_loss_stops_all_processes_and_names_the_whole_batch(together):
-    first, second = (_outcome(together, "diverges", rank) for rank in (0, 1))
+def test_a_nan_loss_stops_all_processes_and_names_the_whole_batch(two_jobs):
+    first, second = (_outcome(two_jobs, "diverges", rank) for rank in (0, 1))
     assert first == second
     assert "NONFINITE" in first["error"]
-    written = json.loads((together / "diverges" / NONFINITE).read_text())
+    written = json.loads((two_jobs / "diverges" / NONFINITE).read_text())
     assert len(written["patch_ids"]) == 2 * 8
 
 
-def test_the_first_process_leaves_a_checkpoint_for_one_process(together):
-    assert read_checkpoint_header(CheckpointFolder(together / "groupdro", "f"))["step"] == 30
-    assert [path.name for path in (together / "groupdro").iterdir()] == [CHECKPOINT]
+def test_the_first_process_leaves_a_checkpoint_for_one_process(two_jobs):
+    assert read_checkpoint_header(CheckpointFolder(two_jobs / "groupdro", "f"))["step"] == 4
+    assert [path.name for path in (two_jobs / "groupdro").iterdir()] == [CHECKPOINT]
 
 
 def _cells(group, n_groups=4):
