@@ -1,7 +1,8 @@
 """The audit of a model: patches are set to an area, and models of known conduct get the verdict that they deserve."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,8 @@ import torch
 from made_model import made_spec, write_model
 
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
-from pathopatch.debias.interventions import AREAS, N_EDITS, PLACEBOS, edits, set_area
+from pathopatch.debias.interventions import AREAS, N_EDITS, PLACEBOS, EditedPatch, edits, set_area
+from pathopatch.evaluation import area_reliance
 from pathopatch.evaluation.area_reliance import (
     adj,
     ask,
@@ -31,6 +33,27 @@ from pathopatch.models.loading import load_model
 from pathopatch.models.networks import build_network
 
 SIDE = 32
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _edited_once() -> Iterator[None]:
+    """Edit each patch once: most models here are asked about the same ones."""
+
+    @cache
+    def made(pixels: bytes, mask: bytes, seed: tuple[int, int], channels: int) -> list[EditedPatch]:
+        given = np.frombuffer(pixels, np.float32).reshape(channels, SIDE, SIDE)
+        return list(edits(given, np.frombuffer(mask, bool).reshape(SIDE, SIDE), seed=seed))
+
+    def once(
+        pixels: np.ndarray, mask: np.ndarray, *, seed: tuple[int, int], ground: np.ndarray | None
+    ) -> list[EditedPatch]:
+        if ground is not None:
+            return list(edits(pixels, mask, seed=seed, ground=ground))
+        return made(pixels.tobytes(), mask.tobytes(), seed, len(pixels))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(area_reliance, "edits", once)
+        yield
 
 
 def _patches(n: int = 160, *, patients: int = 10, least: float = 0.15, most: float = 0.85, seed: int = 0):
@@ -247,7 +270,7 @@ def test_areas_without_an_answer_are_left_out() -> None:
     def from_half(x: np.ndarray, tissue: np.ndarray) -> np.ndarray:
         return np.where(tissue.mean(axis=(1, 2)) >= least, _colour(x, tissue), np.nan)
 
-    pixels, masks, patient = _patches(least=0.52)
+    pixels, masks, patient = _patches(100, least=0.52)
     least = 0.45
     result = reliance(ask(from_half, pixels, masks, patient), resamples=100)
     assert result["areas"] == [0.5, 0.7, 0.9]

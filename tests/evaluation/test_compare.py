@@ -64,15 +64,22 @@ def write_run(
     write_json(folder / "config.json", config.model_dump(mode="json"))
 
 
-@pytest.fixture
-def work(tmp_path: Path) -> Path:
-    write_table(tmp_path / "groups.parquet", groups_table(), STAMP)
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = tmp_path_factory.mktemp("compared")
+    write_table(work / "groups.parquet", groups_table(), STAMP)
     erm, balanced, gerne = (TrainConfig(method=name, threshold=0.5) for name in ("erm", "erm-balanced", "gerne"))
     # Plain ERM is better on test, balanced on validation: balanced is the reference.
-    write_run(tmp_path, erm, {"val": (9, 2, 9, 9), "test": (9, 8, 9, 9)})
-    write_run(tmp_path, balanced, {"val": (9, 4, 9, 9), "test": (10, 3, 5, 10)}, threshold=0.7)
-    write_run(tmp_path, gerne, {"val": (8, 8, 8, 8), "test": (9, 7, 8, 9)})
-    return tmp_path
+    write_run(work, erm, {"val": (9, 2, 9, 9), "test": (9, 8, 9, 9)})
+    write_run(work, balanced, {"val": (9, 4, 9, 9), "test": (10, 3, 5, 10)}, threshold=0.7)
+    write_run(work, gerne, {"val": (8, 8, 8, 8), "test": (9, 7, 8, 9)})
+    return work
+
+
+@pytest.fixture
+def work(compared: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(compared, tmp_path, dirs_exist_ok=True)
 
 
 def test_a_gain_is_over_the_erm_that_validation_prefers_each_at_its_own_decision_threshold(work: Path) -> None:

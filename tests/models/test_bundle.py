@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,10 +48,17 @@ def _network():
     return build_network("small-groupnorm", 3)
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    save_bundle(folder, _network(), _spec())
+    return folder
+
+
 @pytest.fixture
-def bundle(tmp_path):
-    save_bundle(tmp_path / "model", _network(), _spec())
-    return tmp_path / "model"
+def bundle(saved, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(saved, tmp_path / "model")
 
 
 def test_a_loaded_model_resizes_and_standardises_patches(bundle):

@@ -13,15 +13,17 @@ from pathopatch.core.config import EvaluateConfig, TrainConfig
 from pathopatch.report import answer, results
 from pathopatch.report.collect import Study
 
+LEANS = {"erm": (1.0, 5.0), "gerne": (2.3, 0.3)}
 MASKED, UNMASKED = "auto, mask normalise", "auto, mask none"
 
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study of two seeds, with auto of one seed, masked auto of another, and a run that repeats one of ERM's."""
-    work = make_study(tmp_path_factory.mktemp("studies") / "mixed", seeds=(0, 1))
+    """ERM and GERNE of two seeds, auto of one seed, masked auto of another, and a run that repeats one of ERM's."""
+    work = make_study(tmp_path_factory.mktemp("studies") / "mixed", has_runs=False)
     groups, rng = read_table(work / "groups.parquet"), np.random.default_rng(5)
     for lean, config in (
+        *((lean, TrainConfig(method=name, seed=k)) for name, lean in LEANS.items() for k in (0, 1)),
         ((2.0, 1.4), TrainConfig(method="auto", seed=0)),
         ((2.3, 0.3), TrainConfig(method="auto", seed=1, mask="normalise", name="masked")),
         ((0.2, 6.0), TrainConfig(method="erm", seed=0, name="again")),

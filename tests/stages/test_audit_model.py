@@ -91,8 +91,8 @@ def test_a_model_that_counts_tissue_is_found_and_recorded_where_asked(
     capsys.readouterr()
     assert typed(*command) == 3  # the record does not make the result stale
     assert "predict --area-correct would change" in capsys.readouterr().out
-    assert typed(*command[:-1], "10") == 1  # another result stands there
-    assert typed(*command[:-1], "10", "--force") == 3
+    assert typed(*command[:-1], "2") == 1  # another result stands there
+    assert typed(*command[:-1], "2", "--force") == 3
 
 
 def test_a_head_on_features_cannot_be_asked_about_patches(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_head_on_features_cannot_be_asked_about_patches(tmp_path: Path) -> Non
 
 
 def test_one_patient_has_measures_without_intervals(said: Callable, cohort: Path, model: Path, tmp_path: Path) -> None:
-    text = said("audit-model", model, cohort.parent / "S0.tif", "-o", tmp_path).out
+    text = said("audit-model", model, cohort.parent / "S0.tif", "-o", tmp_path, "--per-slide", "20").out
     assert "NOT KNOWN: 1 of at least 8 patients" in text
     assert "(no interval)" in text
 
@@ -129,7 +129,7 @@ def test_ready_patches_are_of_many_patients(model: Path, tmp_path: Path) -> None
     listed = write_set(tmp_path)
     pd.read_csv(listed).drop(columns=["slide_id", "block"]).to_csv(listed, index=False)
     import_patches(listed, tmp_path / "work", TileConfig(), ready=ReadyConfig(mpp=0.5))
-    result = stage.audit_model([model], tmp_path / "work", tmp_path / "out", PredictConfig(device="cpu"), per_slide=60)
+    result = stage.audit_model([model], tmp_path / "work", tmp_path / "out", PredictConfig(device="cpu"), per_slide=40)
     assert result["patients"] == 10
     other = write_other(tmp_path / "other")
     with pytest.raises(CheckpointIncompatibleError, match="patch"):
@@ -173,8 +173,8 @@ def test_a_tiled_work_folder_is_asked_as_its_slides_are(cohort: Path, model: Pat
     form_groups(tmp_path / "work", GroupsConfig(thresholds=(0.5,)))
     out = tmp_path / "work" / "area-reliance" / "mine"
     sources = area_samples.find_sources([str(tmp_path / "work")], out=out)
-    result = stage.audit_model([model], sources, out, PredictConfig(device="cpu"), per_slide=20)
-    assert (result["slides"], result["patients"], result["failed"], result["patches"]) == (8, 8, {}, 160)
+    result = stage.audit_model([model], sources, out, PredictConfig(device="cpu"), per_slide=2)
+    assert (result["slides"], result["patients"], result["failed"], result["patches"]) == (8, 8, {}, 16)
     assert stage.result_text(result).splitlines()[-1].startswith("The area was set, and nothing else")
     page = write_report(tmp_path / "work").read_text()  # and shows it
     assert '<a href="area-reliance/mine.html">mine: look for yourself</a>' in page

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -27,11 +28,18 @@ RUN = "erm-balanced-t0.25-s0"
 HARD = {"method": "gerne", "groups_from": RUN, "hard_share": 0.25}
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    work = tmp_path_factory.mktemp("trained")
+    write_work(work)
+    fit(work, TrainConfig(method="erm-balanced", **SMALL))
+    return work
+
+
 @pytest.fixture
-def work(tmp_path):
-    write_work(tmp_path)
-    fit(tmp_path, TrainConfig(method="erm-balanced", **SMALL))
-    return tmp_path
+def work(trained, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
 
 
 def _predictions(rows):

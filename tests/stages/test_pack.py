@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,9 @@ from pathopatch.core.files import read_json
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.networks import build_network
 from pathopatch.stages import audit_model as stage
+from pathopatch.stages import pack as packs
 from pathopatch.stages.area_samples import find_sources
-from pathopatch.stages.pack import FULL, make_pack, patches_of
+from pathopatch.stages.pack import make_pack
 from pathopatch.stages.tile import import_patches, tile_cohort
 
 PX = 32
@@ -73,11 +73,10 @@ def test_what_is_sent_tells_nothing_of_slide_area_or_edit(pack: Path) -> None:
     assert all(file.stat().st_mtime == MTIME for file in send.iterdir() if file.is_file())
     # Nor the order of writing, in which a file system may list them: that of their names.
     assert files == sorted(files, key=lambda file: (file.stat().st_ctime_ns, file.name))
-    shutil.make_archive(str(pack / "sent"), "zip", send)  # refuses times before 1980
     assert {chunk for file in files for chunk in _chunks(file.read_bytes())} == {b"IHDR", b"IDAT", b"IEND"}
     # Names in order, patches at random: the correlation of ranks is that of chance.
     for column in ("patch", "edit", "area"):
-        assert abs(key[column].corr(pd.Series(range(len(key))), method="spearman")) < 0.12
+        assert abs(key[column].rank().corr(pd.Series(range(len(key))))) < 0.12
     for name in ("S0", "P0", "area", "edit"):
         assert name not in (send / "README.txt").read_text().replace("edited", "")
     assert len((send / "README.txt").read_text().split()) <= 190
@@ -129,14 +128,15 @@ def test_a_full_pack_gets_the_verdict_and_eta_of_the_same_model_loaded(
         return lambda x, _: np.array([3 * stained(patch) + 40 * float(patch.std()) - 7 for patch in x])
 
     monkeypatch.setattr(stage, "margins_of", margins)
+    monkeypatch.setattr(packs, "FULL", 900)  # a full one asks about 109 patches, this one about 48
     tile_cohort(cohort, tmp_path / "work", TileConfig(patch_px=PX))
-    per_slide = -(-patches_of(FULL) // 9)
+    per_slide = -(-packs.patches_of(900) // 9)
     network, spec = build_network("small-groupnorm", 3), made_spec(PX, background="bright")
     save_bundle(tmp_path / "model", network, spec)
     config = PredictConfig(device="cpu")
     models, work = [tmp_path / "model"], tmp_path / "work"
     loaded = stage.audit_model(models, work, tmp_path / "loaded", config, per_slide=per_slide)
-    about = make_pack(tmp_path / "work", tmp_path / "pack", TileConfig(), images=FULL, seed=0)
+    about = make_pack(tmp_path / "work", tmp_path / "pack", TileConfig(), images=900, seed=0)
     assert about["patches"] == loaded["patches"]
     table = pd.read_csv(tmp_path / "pack/send/answers.csv", dtype=str)
     asked = []

@@ -122,7 +122,7 @@ def test_expected_shares_are_those_of_many_batches(name):
 
 
 def test_group_dro_levels_the_groups_it_weights_and_no_group_is_worse():
-    x, label, attribute = _made(n=2000)
+    x, label, attribute = _made(n=800)
     group = 2 * label + attribute
     shares = (
         method("groupdro").sampler(label, attribute, batch_per_class=4, steps=1, seed=0).expected_shares(len(label))

@@ -1,5 +1,7 @@
 """Features as patches of one pixel: what is loaded, and which settings they allow."""
 
+import shutil
+
 import h5py
 import numpy as np
 import pytest
@@ -17,26 +19,36 @@ from pathopatch.training.dataset import load_features
 from pathopatch.training.run import cohort_settings
 
 
+def _imported(place):
+    folder, labels = write_features(place, slides=6, patches=20, dtype=np.float16)
+    import_features(place / "work", folder, labels)
+    form_groups(place / "work", GroupsConfig())
+    return place / "work"
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    return _imported(tmp_path_factory.mktemp("features"))
+
+
 @pytest.fixture
-def work(tmp_path):
-    folder, labels = write_features(tmp_path, slides=6, patches=20, dtype=np.float16)
-    import_features(tmp_path / "work", folder, labels)
-    form_groups(tmp_path / "work", GroupsConfig())
-    return tmp_path / "work"
+def work(imported, tmp_path):
+    """A copy of it; the features stay where they are."""
+    return shutil.copytree(imported, tmp_path / "work")
 
 
 def _groups(work):
     return artefacts.read_table(WorkFolder(work).groups)
 
 
-def test_each_patch_gets_the_row_of_its_own_file_in_any_order(work):
+def test_each_patch_gets_the_row_of_its_own_file_in_any_order(work, imported):
     groups = _groups(work).sample(frac=1, random_state=0)
     patches = load_features(work, groups, splits=("train", "test"), threshold=0.25)
     assert patches.x.shape == (100, DIM, 1, 1)
     assert patches.x.dtype == np.float16
     for place in (0, 57):
         slide, _, position = str(patches.patch_id[place]).partition("@")
-        with h5py.File(next(work.parent.rglob(f"{slide}.h5"))) as file:
+        with h5py.File(next(imported.parent.rglob(f"{slide}.h5"))) as file:
             xy = [f"{x},{y}" for x, y in file["coords"][:]]
             np.testing.assert_array_equal(patches.x[place, :, 0, 0], file["features"][xy.index(position)])
 
@@ -65,7 +77,8 @@ def test_one_file_of_float32_makes_all_float32(tmp_path):
     np.testing.assert_array_equal(patches.x[patches.slide == "s03", :, 0, 0], values)
 
 
-def test_a_changed_file_of_features_is_refused(work):
+def test_a_changed_file_of_features_is_refused(tmp_path):
+    work = _imported(tmp_path)
     with h5py.File(next(work.parent.rglob("s00.h5")), "r+") as file:
         file["features"][0, 0] = 1
     with pytest.raises(InputChangedError, match="s00"):

@@ -46,7 +46,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config_of(weights: Path, **changes: Any) -> TrainConfig:
-    small = {"frozen": True, "architecture": SMALL, "pretrained": weights, "method": "erm", "threads": 1}
+    small = {
+        "frozen": True,
+        "architecture": SMALL,
+        "pretrained": weights,
+        "method": "erm",
+        "threads": 1,
+        "input_px": 64,
+    }
     return TrainConfig(**{**small, "threshold": 0.5, **changes})
 
 
