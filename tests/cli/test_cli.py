@@ -260,15 +260,16 @@ def test_sigterm_ends_the_process_wherever_it_arrives(where: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
-def test_closed_streams_take_no_files_place_and_change_no_output(slides: Path, tmp_path: Path, closed: str) -> None:
-    run("tile", slides, "-o", tmp_path / "open", "--patch-px", PATCH, "--workers", 2)
+def test_closed_streams_take_no_files_place_and_change_no_output(
+    slides: Path, tiled: Path, tmp_path: Path, closed: str
+) -> None:
     command = shlex.join([*PATHOPATCH, "tile", str(slides), "-o", str(tmp_path / "closed"), "--patch-px", str(PATCH)])
     done = subprocess.run(f"{command} --workers 2 {closed}", shell=True, capture_output=True, text=True, check=True)
     assert done.stdout == ("slides: 6 done\n" if closed == "2>&-" else "")
-    names = sorted(path.relative_to(tmp_path / "open") for path in (tmp_path / "open").rglob("*") if path.is_file())
+    names = sorted(path.relative_to(tiled) for path in (tiled).rglob("*") if path.is_file())
     for name in names:
         if name.parts[0] not in ("status", "logs"):
-            assert (tmp_path / "closed" / name).read_bytes() == (tmp_path / "open" / name).read_bytes(), name
+            assert (tmp_path / "closed" / name).read_bytes() == (tiled / name).read_bytes(), name
     failed = subprocess.run(
         f"{shlex.join(PATHOPATCH)} groups {tmp_path / 'nowhere'} {closed}",
         shell=True,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -71,24 +71,15 @@ def assert_shown(shown: str, printed: str) -> None:
         assert without_numbers(part) in without_numbers(printed), part
 
 
-def printed_by(arguments: list[str]) -> str:
-    """Return what a command prints, as a user types it; fail if it fails or warns of what concerns no user."""
-    command = [sys.executable, "-W", "error::UserWarning", "-m", "pathopatch", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(arguments)}\n{done.stderr}"
-    return done.stdout
-
-
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # 16 commands, each a process of its own
-def test_the_page_runs_in_order_and_prints_and_writes_what_it_says(cohort: Path) -> None:
+def test_the_page_runs_in_order_and_prints_and_writes_what_it_says(cohort: Path, said: Callable[..., Any]) -> None:
     printed = ""
     for language, block in BLOCKS:
         if language == "sh":
             printed = ""
             for program, *arguments in commands(block):
                 assert program == "pathopatch"
-                printed += printed_by(arguments)
+                printed += said(*arguments).out
         else:
             assert_shown(block, printed)
     for name in FILES:

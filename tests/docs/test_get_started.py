@@ -23,17 +23,13 @@ from doc_pages import DOCS, code_blocks
 from installation import Installation
 from made_model import write_model
 from made_slides import write_rgb_pyramid
+from quick_demo import program
 from review_page import Page, predicted
 
 from pathopatch.review import viewer
 
 PAGES = DOCS / "get-started"
 SIDE_PX, WIDTH, HEIGHT = 64, 6, 4  # px of a patch, patches of a slide
-DEMO = (
-    "from pathopatch.cli import main; from pathopatch.demo import quick;"
-    "quick.TRAIN = quick.TRAIN.model_copy(update={'steps': 2, 'evaluations': 1}); main()"
-)
-"""The demo, of two steps."""
 INSTALL = re.compile(r"pip install '\.\[([a-z,]+)\]'")
 NEXT = re.compile(r"(?:next: +|^ +)(pathopatch .*?)(?= {3}\(|$)", flags=re.MULTILINE)
 """A command that is printed to be typed next, and what it is for in brackets."""
@@ -89,7 +85,7 @@ def run(line: str, folder: Path, installation: Installation) -> str:
     if words[1] == "review":
         open_review(words, folder, installation)
         return ""
-    command = [installation.python, "-c", DEMO, *words[1:]] if words[1] == "demo" else words
+    command = [installation.python, *program("demo"), *words[1:]] if words[1] == "demo" else words
     done = subprocess.run(
         command, cwd=folder, env=installation.environment, capture_output=True, text=True, check=False
     )

@@ -132,7 +132,7 @@ def test_a_rerun_completes_a_batch_killed_at_any_point(
                 break
             assert code in (0, -signal.SIGKILL), after  # with workers the batch outlives theirs, whose slides failed
             kills += 1
-            assert ended(started(stage, folder, out, workers, force)) == 0, after
+            assert ended(started(stage, folder, out, force=force)) == 0, after
             assert states(stage, out) == ["done"] * len(SLIDES), after
             assert finished(out) == expected, after
             shutil.rmtree(out)

@@ -15,6 +15,7 @@ import made_slides as made
 import pytest
 from made_model import write_model
 from program_commands import COMMANDS
+from quick_demo import program
 
 from pathopatch.demo import EXAMPLE_MANIFEST
 from pathopatch.groups.decisions.decision import Decision
@@ -116,7 +117,12 @@ def test_a_wheelhouse_without_torch_predicts_where_there_is_no_route(place: Path
         cwd=PROJECT, check=True,
     )  # fmt: skip
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-    bare = {"PATH": f"{venv}/bin:/usr/bin:/bin", "HOME": str(place), "PIP_CONFIG_FILE": os.devnull}
+    bare = {
+        "PATH": f"{venv}/bin:/usr/bin:/bin",
+        "HOME": str(place),
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_COMPILE": "1",
+    }
 
     def inside(words: str) -> str:
         command = [unshare, "--net", "sh", "-c", words]
@@ -181,7 +187,7 @@ def test_every_command_asks_no_server_and_writes_in_its_folders_only(tmp_path: P
     for name, words in (*TYPED.items(), *FROZEN.items()):
         log = tmp_path / f"{len(found)}.log"
         with subprocess.Popen(
-            [sys.executable, "-m", "pathopatch", *name.split(), *words.format(example=example).split()],
+            [sys.executable, *program(name), *name.split(), *words.format(example=example).split()],
             cwd=work, env={**kept, **own, "AUDIT_LOG": str(log)},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         ) as process:  # fmt: skip

@@ -14,7 +14,7 @@ WORKFLOW = Path(__file__).parents[2] / "pipelines" / "train-study"
 OPTIONS = {
     "local": ("--cores", "2"),
     "slurm": ("--jobs", "2", "--latency-wait", "10", "--slurm-no-account", "--slurm-status-command", "squeue",
-              "--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "3"),
+              "--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1"),
 }  # fmt: skip
 
 pytestmark = pytest.mark.timeout(900)
@@ -38,22 +38,28 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def plain(study: Path, tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
+    """The work folder of the study by one command."""
+    folder = shutil.copytree(study, tmp_path_factory.mktemp("plain") / "study")
+    command = [sys.executable, "-m", "pathopatch", "run", "study.toml", "--quiet"]
+    subprocess.run(command, cwd=folder, env=environment, check=True)
+    return folder / "work"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["local", "slurm"])
 def test_a_study_in_jobs_ends_as_the_one_command_ends(
-    study: Path, tmp_path: Path, environment: dict[str, str], by: str, request: pytest.FixtureRequest
+    study: Path, plain: Path, tmp_path: Path, environment: dict[str, str], by: str, request: pytest.FixtureRequest
 ) -> None:
     env = environment if by == "local" else request.getfixturevalue("node")
-    for name in ("jobs", "plain"):
-        shutil.copytree(study, tmp_path / name, ignore=shutil.ignore_patterns("work"))
+    shutil.copytree(study, tmp_path / "jobs")
     (tmp_path / "jobs" / "my.yaml").write_text("study: study.toml\ntile_workers: 1\nmemory_gb: 2\n")
     command = ["snakemake", "-s", str(WORKFLOW / "workflow" / "Snakefile"), "--configfile", "my.yaml",
                "--profile", str(WORKFLOW / "profiles" / by), *OPTIONS[by]]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path / "jobs", env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    plain = ["run", "study.toml", "--quiet"]
-    subprocess.run([sys.executable, "-m", "pathopatch", *plain], cwd=tmp_path / "plain", env=env, check=True)
-    one, two = tmp_path / "jobs" / "work", tmp_path / "plain" / "work"
+    one, two = tmp_path / "jobs" / "work", plain
     for table in ("comparison.csv", "summary.csv"):
         pd.testing.assert_frame_equal(pd.read_csv(one / table), pd.read_csv(two / table))
     weights = sorted(path.relative_to(two) for path in two.glob("runs/*/model/model.safetensors"))
