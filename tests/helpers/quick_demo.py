@@ -2,7 +2,7 @@
 
 _DEMO = (
     "from dataclasses import replace; from pathopatch.cli import main; from pathopatch.demo import quick;"
-    "quick.SPEC = replace(quick.SPEC, fields=6);"
+    "quick.SPEC = replace(quick.SPEC, fields=4);"
     "quick.TRAIN = quick.TRAIN.model_copy(update={'steps': 2, 'evaluations': 1}); main()"
 )
 

@@ -36,7 +36,7 @@ TYPED = {
     "tissue": "tiled",
     "groups": "made --threshold 0.5 --force",
     "audit": "made",
-    "audit-model": "made/runs/auto-t0.5-s0 made -o asked",
+    "audit-model": "made/runs/auto-t0.5-s0 made -o asked --per-slide 8",
     "train": "made --threshold 0.5 --method gerne --mask none --steps 2 --device cpu",
     "evaluate": "made --run gerne-t0.5-s0 --device cpu",
     "report": "made",
