@@ -353,7 +353,9 @@ def test_a_hole_in_tumour_has_a_dashed_line_and_an_island_in_it_a_solid_one(addr
     page = visit(address).slide(MODALITIES)
     grid = ["#######", "#.....#", "#.###.#", "#.#.#.#", "#.###.#", "#.....#", "#######"]
     cells = [int(cell == "#") for row in grid for cell in row]
-    depth = page.evaluate("async (cells) => [...(await import('/static/heat.js')).nesting(cells, 7, 7)]", cells)
+    depth = page.evaluate(
+        "async (cells) => [...(await import('/static/heat.js')).nesting(Uint8Array.from(cells), 7, 7)]", cells
+    )
     inner = np.array(depth).reshape(9, 9)[1:-1, 1:-1]
     assert [inner[0, 0], inner[1, 1], inner[2, 2], inner[3, 3]] == [1, 2, 3, 4]
     assert page.locator("#legend").text_content().count("dashed around a hole") == 1

@@ -13,9 +13,8 @@ import tifffile
 
 from pathopatch.core.config import UNCERTAIN_BELOW, RegistrationConfig, TileConfig, TissueConfig
 from pathopatch.patches.analysis import analyse_slide
-from pathopatch.patches.describe import saturated_shares
 from pathopatch.patches.tissue_fit import fit_tissue
-from pathopatch.slides import aligned, open_slide
+from pathopatch.slides import open_slide
 
 pytestmark = pytest.mark.real
 
@@ -142,9 +141,6 @@ def test_planes_of_stained_tissue_beside_shg_keep_their_tissue(
         with open_slide({"SHG": str(shg), **planes}, mpp=0.5) as slide:
             assert slide.background == "SHG=dark,HE_R=bright,HE_G=bright,HE_B=bright"
             analysis = analyse_slide(slide, config)
-            lying = aligned(slide, analysis.offsets, analysis.background)
-            missing = None if analysis.tissue.unscanned is None else analysis.tissue.unscanned != 0
-            assert max(saturated_shares(lying, analysis.tissue.polarities, missing)[1:]) < 0.005
         (offset,) = set(analysis.offsets[1:])
         results.append((offset, analysis.tissue))
     (still, before), (seen, after) = results

@@ -136,9 +136,9 @@ def test_a_tiled_slide_stays_in_the_cohort_while_its_file_is_gone(tmp_path: Path
 def test_a_study_follows_each_setting_of_its_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[BatchOptions] = []
     monkeypatch.setattr("pathopatch.stages.study.tile_cohort", lambda *arguments, **_: given.append(arguments[3]) or [])
-    batch = BatchConfig(timeout_s=5, memory_gb=2, strict=True)
+    batch = BatchConfig(timeout_s=5, memory_gb=2)
     run_study(StudyConfig(manifest=tmp_path / "m.csv", work=tmp_path, batch=batch), until="tile")
-    assert given == [BatchOptions(timeout_s=5, memory_gb=2, strict=True)]
+    assert given == [BatchOptions(timeout_s=5, memory_gb=2)]
 
 
 def test_blocks_of_a_manifest_reach_every_table_and_no_fold_divides_one(tmp_path: Path) -> None:

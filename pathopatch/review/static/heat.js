@@ -228,7 +228,7 @@ class Edge {
   }
 }
 
-function nesting(isInside, across, down) {
+export function nesting(isInside, across, down) {
   // How deep each cell lies, in a grid with one more cell on each side: 0 outside, 1 in a part inside, 2 in a hole of
   // it, 3 in an island in the hole, and so on. Parts are connected by sides, what is around them by corners too.
   // Cells are labelled in reading order, and labels that meet are joined under the lower one: what lies above the
