@@ -22,14 +22,11 @@ _MOST_PANELS = 4  # more in a row are too narrow to read
 
 
 def models_summary(study: Study) -> dict[str, Any]:
-    """Return what the report is about: cohort, thresholds, methods, seeds, versions, and stages of unequal settings."""
+    """Return what the report is about: cohort, thresholds, methods, seeds and versions."""
     configs, attribute = study.configs.values(), study.attribute
     methods = runs_in_order(pd.DataFrame({"method": sorted({str(config.get("method", "")) for config in configs})}))
     groups = study.groups
     listed = groups if groups is not None and SOURCE_SLIDE in groups else study.slides
-    configs_of: dict[str, set[str]] = {}  # slides of one cohort may come from several calls of tile or predict
-    for stamp in study.stamps.values():
-        configs_of.setdefault(stamp.stage, set()).add(stamp.config)
     return {
         "slides": slides_of(listed).nunique() if len(listed) else 0,
         "patients": patients_in(study.slides),
@@ -39,7 +36,8 @@ def models_summary(study: Study) -> dict[str, Any]:
         "methods": list(methods["method"]),
         "seeds": sorted({int(config.get("seed", 0)) for config in configs}),
         "versions": sorted({stamp.package_version for stamp in study.stamps.values()}),
-        "mixed_stages": [stage for stage in ("tile", "predict") if len(configs_of.get(stage, ())) > 1],
+        # Slides of one cohort may come from several calls. Stamps of `tile` hold each slide's own facts too.
+        "are_predictions_mixed": len({s.config for s in study.stamps.values() if s.stage == "predict"}) > 1,
     }
 
 

@@ -77,10 +77,10 @@ def test_an_external_evaluation_by_outdated_groups_is_marked(work: Path, tmp_pat
     assert mark in Page(write_report(copy, evaluate=NONE)).text
 
 
-def test_slides_that_were_tiled_with_other_settings_are_warned_of(tmp_path: Path) -> None:
-    row = {"patch_id": "s@0,0", "patient_id": "P", "label": 1, "tissue_fraction": 0.5}
-    warning = "Stage tile ran with different settings on different slides."
-    for name, patch_px, is_mixed in (("a", 64, False), ("b", 64, False), ("c", 32, True)):
-        stamp = Stamp(stage="tile", settings={"patch_px": patch_px})
-        write_table(tmp_path / "patches" / f"{name}.parquet", pd.DataFrame([row]), stamp)
-        assert (warning in Page(write_report(tmp_path)).text) is is_mixed
+def test_predictions_of_several_settings_are_warned_of(tmp_path: Path) -> None:
+    warning = "Slides were predicted with different settings."
+    for name, min_tissue, are_mixed in (("a", 0.1, False), ("b", 0.1, False), ("c", 0.2, True)):
+        table = pd.DataFrame([{"patch_id": f"{name}@0,0", "probability": 0.5}])
+        stamp = Stamp(stage="predict", settings={"min_tissue": min_tissue})
+        write_table(tmp_path / "predictions" / f"{name}.parquet", table, stamp)
+        assert (warning in Page(write_report(tmp_path)).text) is are_mixed
