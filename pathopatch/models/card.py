@@ -77,6 +77,7 @@ _MEASURES = (
     ("average", "accuracy"),
     ("equal_area", "AUROC at equal area"),
 )
+_LOSSES = {"nll": "negative log-likelihood", "nll_at_one": "the same with temperature 1"}
 _UNKNOWN = "not known"
 NOTE = "note"
 """Key of a bundle's `parameters`: what whoever uses the model must know first."""
@@ -255,9 +256,17 @@ def _validation(spec: BundleSpec) -> str:
     if groups := _group_accuracies(spec):
         rows = [(name, n, _number(accuracy)) for name, n, accuracy in groups[1]]
         parts.append(_table((f"group {groups[0]}", "patches", "accuracy"), rows))
+    # Whatever else training stored has a table of its own, so that the card hides nothing.
+    shown = {name for name, _ in _MEASURES} | {"patients", "is_threshold_tuned", "is_composed"}
+    other = [
+        (_LOSSES.get(name, name), _number(value))
+        for name, value in metrics.items()
+        if name.removesuffix("_low").removesuffix("_high").removesuffix("_at_zero") not in shown
+        and not (groups and name.startswith(("accuracy of ", "n of ")))
+    ]
     if metrics.get("is_composed"):
         parts.insert(0, _COMPOSED)
-    return "\n\n".join([*parts, _SELECTED])
+    return "\n\n".join([*parts, *([_table(("", ""), other)] if other else []), _SELECTED])
 
 
 def _group_accuracies(spec: BundleSpec) -> tuple[str, list[tuple[str, Any, float | None]]] | None:

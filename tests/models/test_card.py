@@ -92,6 +92,7 @@ def test_the_card_gives_wga_with_its_interval_and_at_threshold_0():
     assert "| accuracy | 0.9 | not known | 0.85 |" in card
     assert "resample the 2 validation patients" in card
     assert "| tumour, much tissue | 12 | 0.75 |" in card
+    assert "| negative log-likelihood | 0.25 |" in card
     assert "optimistic" in card
     assert "label 1, attribute 1" not in card  # it has a name
 
