@@ -217,7 +217,7 @@ def test_the_command_imports_predicts_and_names_the_licence(tmp_path: Path, said
     path = write_onnx(tmp_path / "made", toml=TOML.replace("mpp = 0.5", ""))
     command = ("import", "model", path, "-o", tmp_path / "bundle", "--untested")
     assert "as mpp in the TOML file" in said(*command, code=1).err
-    (tmp_path / "made" / "tiny.toml").write_text(TOML)
+    write_onnx(tmp_path / "made")
     err = said(*command).err
     assert "licence: CC-BY-4.0" in err
     assert "counted as tumour: Tumor; as the rest: stroma" in err
