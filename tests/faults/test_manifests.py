@@ -13,11 +13,12 @@ import pandas as pd
 import pytest
 from made_model import write_model
 
-from pathopatch.core.config import BatchOptions, PredictConfig, TileConfig
+from pathopatch.core.config import PredictConfig, TileConfig
 from pathopatch.core.errors import InputUnsupportedError, TableError
 from pathopatch.patches.tile import tile_slide
 from pathopatch.report import write_report
 from pathopatch.slides import open_slide
+from pathopatch.stages.check import check_manifest
 from pathopatch.stages.find_slides import slides_to_predict
 from pathopatch.stages.predict import predict_cohort
 from pathopatch.stages.tile import tile_cohort
@@ -81,9 +82,18 @@ def test_a_bad_manifest_is_refused_before_anything_is_written(rows: list[Row], c
         writer.writeheader()
         writer.writerows({"patient_id": row["slide_id"], **row} for row in rows)
     with pytest.raises(TableError) as caught:
-        tile_cohort(folder / "manifest.csv", tmp_path / "work" / "out", TileConfig(patch_px=32), BatchOptions())
+        tile_cohort(folder / "manifest.csv", tmp_path / "work" / "out", TileConfig(patch_px=32))
     assert {problem.code for problem in caught.value.problems} == {code}
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.fault("other-kinds")
+def test_a_file_that_is_not_there_is_refused_by_the_check(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("slide_id,patient_id,path\na,a,none.tif\n")
+    with pytest.raises(TableError) as caught:
+        check_manifest(tmp_path / "m.csv", tmp_path / "work")
+    assert [problem.code for problem in caught.value.problems] == ["INPUT_MISSING"]
+    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.fault("slide-id")

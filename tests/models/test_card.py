@@ -161,6 +161,7 @@ def test_an_older_bundle_without_a_data_summary_has_a_card(tmp_path):
     card = model_card(spec)
     assert "The bundle does not say how many slides" in card
     assert "| worst-group accuracy | 0.75 | not known | not known |" in card
+    assert "| accuracy of label 0, attribute 1 | 0.5 |" in card
     assert "The smallest training group" not in card
 
 
