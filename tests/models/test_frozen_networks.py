@@ -158,7 +158,7 @@ def test_a_frozen_bundle_is_the_same_network_in_every_program(
     description = {"mpp": 0.5, "patch_px": side, "classes": ("non-tumour", "tumour"), **stated}
     lines = (f"{name} = {json.dumps(value)}" for name, value in description.items())
     (tmp_path / "out" / "model.toml").write_text("\n".join(lines))
-    import_model(tmp_path / "out" / "model.onnx", tmp_path / "again")
+    import_model(tmp_path / "out" / "model.onnx", tmp_path / "again", test=tmp_path / "out" / "patches.npz")
     x = np.random.default_rng(1).random((5, len(channels), side, side), np.float32)
     due = network(torch.from_numpy((x - 0.5) / 0.25)).diff()[:, 0].numpy() / 2  # over the temperature
     again = np.diff(load_model(tmp_path / "again", device="cpu", precision="float32").predict_logits(x))[:, 0]

@@ -130,5 +130,5 @@ def test_killed_arrays_end_with_the_bytes_of_one_command(tmp_path: Path, node: d
 
     subprocess.run(f"{alone.replace('-o out', '-o alone')} --quiet", shell=True, cwd=tmp_path, env=node, check=True)
     made_by_one = results(tmp_path / "alone")
-    assert len(made_by_one) == SLIDES * 6 + 3
+    assert len(made_by_one) == SLIDES * 6 + 2
     assert made_by_array == made_by_one

@@ -49,7 +49,7 @@ TYPED = {
     "export dicom": "predicted -o dicom",
     "export review": "predicted -o review.csv",
     "export regions": "predicted -o regions",
-    "import model": "wsinfer -o imported",
+    "import model": "wsinfer --test wsinfer/patches.npz -o imported",
     "clean": "predicted --dry-run",
 }
 """What is typed after each command, in this order, in one folder."""

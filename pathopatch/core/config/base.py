@@ -51,7 +51,7 @@ _GONE = {
     "intensity": "[tile.intensity]",
     "registration": "[tile.registration]",
     "flags": "other limits on the columns of predictions/*.parquet",
-    "batch": "[predict] without it: the size of the patches decides",
+    "batch": "no other: it follows from the size of the patches",
     "fit": "images stretched beforehand: their middle square is taken",
     "strict": "pathopatch check MANIFEST, which refuses missing files",
     "totals": "cohort.csv, which each run writes at its end",
