@@ -32,6 +32,7 @@ def test_a_magnification_goes_to_its_um_per_px_and_is_shown(predicted, address, 
         page.keyboard.press(key)
         is_empty = mpp * objective / 10 > 1.01  # beyond the scan's own
         expect(page.locator("#magnification")).to_have_text(f"{objective}×{', empty' if is_empty else ''}")
+        still(page)
         assert zoom_of(page) == pytest.approx(mpp * objective / 10, rel=1e-3)
         expect(page.locator(f"[data-does=magnify-{objective}]")).to_have_attribute("aria-pressed", "true")
     page.locator("[data-does=magnify-20]").click()
