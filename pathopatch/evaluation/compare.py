@@ -36,6 +36,7 @@ from pathopatch.evaluation.summary import summarise_runs
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes, unit_noun
 from pathopatch.groups.attribute import label_names, training_label
 from pathopatch.metrics.equal_area import DISTANCE
+from pathopatch.metrics.intervals import NO_INTERVAL
 
 LEAST_PARTNERED = 0.5
 """Share of tumour patches with a partner at equal area below which it is said: they may not stand for the others."""
@@ -198,6 +199,8 @@ def comparison_text(work: Path, table: pd.DataFrame, contents: Mapping[str, Mapp
     whose = "that validation chose" if is_run else "of the model"
     lines.append(f"WGA is at the decision threshold {whose}; at 0: WGA at a decision threshold of 0.")
     lines.append(_equal_area_text(table, label_names(groups)))
+    if table[["wga_low", "equal_area_low"]].isna().any(axis=None):
+        lines.append(f"[-, -]: no interval, {NO_INTERVAL.format(unit=unit_noun(groups))}.")
     if is_run:
         unequal = unequal_budgets_text(table["search"].tolist(), table["reference"].tolist())
         lines.append(f"Trials and steps: all that the search of a run took. {unequal}".rstrip())

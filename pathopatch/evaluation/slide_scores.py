@@ -90,7 +90,7 @@ def score_slides(
         ends = dict.fromkeys(("value", "low", "high", "pooled"), float("nan"))
         if np.isfinite(score).all():
             value = auroc_at_equal_area(score, **pairs).value
-            low, high = mann_whitney_interval(value, *units)
+            low, high = mann_whitney_interval(value, *units, units=effective_count(one["unit"]))
             ends = {"value": value, "low": low, "high": high, "pooled": auroc(score, label)}
         scores[name] = {end: None if np.isnan(value) else value for end, value in ends.items()}
     is_right = (one["mean_logit"].to_numpy(np.float64) > decision_threshold) == (label == 1)

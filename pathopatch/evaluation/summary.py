@@ -43,7 +43,7 @@ from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attr
 from pathopatch.groups.attribute import label_names
 from pathopatch.metrics.bootstrap import LEAST_SEEDS
 from pathopatch.metrics.equal_area import DISTANCE
-from pathopatch.metrics.intervals import over_repetitions, p_of_interval
+from pathopatch.metrics.intervals import NO_INTERVAL, over_repetitions, p_of_interval
 
 SUMMARY, PAIRS = "summary", "summary_pairs"
 _SETTING = ["trained_attribute", "attribute", "name", "settings_key"]
@@ -57,8 +57,8 @@ ALPHA = 0.05
 _NOTE = (
     "Accuracies in percent. WGA: worst-group accuracy at the threshold that validation chose, mean and sd over seeds, "
     "with its 95 % interval over {unit}s and seeds; of one seed over {unit}s alone. At equal area: AUROC among "
-    "tumour and non-tumour patches of nearly the same tissue fraction, with the same interval. Smallest group: its "
-    "patches and {unit}s in the test split; nothing can be claimed of a row marked *."
+    "tumour and non-tumour patches of nearly the same tissue fraction, with the same interval; -: none, {why}. "
+    "Smallest group: its patches and {unit}s in the test split; nothing can be claimed of a row marked *."
 )
 _SELECTED = {
     "wga": "worst-group accuracy", "gba": "group-balanced accuracy", "equal_area": "AUROC at equal area",
@@ -238,7 +238,8 @@ def _markdown(rows: pd.DataFrame, pairs: pd.DataFrame) -> str:
 
 
 def _note(rows: pd.DataFrame) -> str:
-    return _NOTE.format(unit=rows["unit"].iloc[0] if len(rows) else "patient")
+    unit = rows["unit"].iloc[0] if len(rows) else "patient"
+    return _NOTE.format(unit=unit, why=NO_INTERVAL.format(unit=unit))
 
 
 def _latex(rows: pd.DataFrame) -> str:

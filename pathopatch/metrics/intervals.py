@@ -29,6 +29,7 @@ Counts = NDArray[np.int64] | FloatArray
 LEAST_UNITS_OF_INTERVAL = 4
 """Effective number of units, of each group for the worst one, below which there is no interval. At three an AUROC's
 covers 0.79, and that of the worst group nearly the whole scale."""
+NO_INTERVAL = f"for fewer than {LEAST_UNITS_OF_INTERVAL} {{unit}}s in a group, or in all, or 2 of a label"
 _TAIL = 0.025
 _NEAR_WORST = 2.0  # standard errors from the lowest group within which another may be the worst
 _SHARES = np.linspace(0, 1, 10_001)
@@ -132,15 +133,17 @@ def difference_interval(value: float, draws: FloatArray, units: float) -> tuple[
     return max(-1.0, value - half), min(1.0, value + half)
 
 
-def mann_whitney_interval(value: float, positive: ArrayLike, negative: ArrayLike) -> tuple[float, float]:
-    """Return the interval of an AUROC of units, such as slides, to 1e-4 [3]_.
+def mann_whitney_interval(
+    value: float, positive: ArrayLike, negative: ArrayLike, *, units: float
+) -> tuple[float, float]:
+    """Return the interval of an AUROC of slides or patients, to 1e-4 [3]_.
 
-    `positive` and `negative` (F,) are their numbers in each fold, pairs of which are compared. NaN where a label has
-    fewer than two, or both together fewer than `LEAST_UNITS_OF_INTERVAL`.
+    `positive` and `negative` (F,) are the numbers of units of either label in each fold, pairs of which are compared,
+    and `units` that of both, which is less than their sum where a unit has both. NaN where a label has fewer than two.
     """
     m, n = np.asarray(positive, np.float64), np.asarray(negative, np.float64)
     pairs = m * n
-    if np.isnan(value) or min(m.sum(), n.sum()) < 2 or m.sum() + n.sum() < LEAST_UNITS_OF_INTERVAL:
+    if np.isnan(value) or min(m.sum(), n.sum()) < 2 or units < LEAST_UNITS_OF_INTERVAL:
         return _NOTHING
     of_shape = (1 - _SHARES) / (2 - _SHARES) + _SHARES / (1 + _SHARES)  # the variance of exponential scores
     variance = _SHARES * (1 - _SHARES) * (pairs.sum() + (pairs * (m + n) / 2).sum() * of_shape) / pairs.sum() ** 2

@@ -87,7 +87,7 @@ def ranks(cohorts: int) -> Iterator[dict[str, object]]:
             for _ in range(cohorts):
                 tumor, other = rng.normal(np.sqrt(2) * ndtri(truth), 1, units // 2), rng.normal(0, 1, units // 2)
                 value = float((tumor[:, None] > other).mean())
-                ends.append(mann_whitney_interval(value, units // 2, units // 2))
+                ends.append(mann_whitney_interval(value, units // 2, units // 2, units=units))
             yield tally(truth, ends, measure="AUROC of slides", units=units)
 
 

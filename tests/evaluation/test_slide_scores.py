@@ -94,7 +94,7 @@ def test_pairs_are_within_one_fold_and_pooled_beside_it() -> None:
 def test_slides_wholly_apart_are_told_by_what_is_excluded() -> None:
     slides = {f"s{i}": [(i % 2, float(i % 2), 0.5)] for i in range(10)}
     scores = score_slides(*cohort(slides), of="slide", decision_threshold=0.5)
-    low, high = mann_whitney_interval(1.0, 5, 5)
+    low, high = mann_whitney_interval(1.0, 5, 5, units=10)
     assert (scores["auroc"]["low"], scores["auroc"]["high"]) == (low, high)
     assert f"AUROC of the mean logit 1.000 (all pairs right, at least {low:.3f} by 95 %)" in scores_text(scores)
 

@@ -71,7 +71,7 @@ def test_the_difference_of_two_methods_turns_its_sign_with_their_order() -> None
 
 
 def test_the_interval_of_slides_solves_newcombes_equation() -> None:
-    low, high = mann_whitney_interval(0.8, 7, 5)
+    low, high = mann_whitney_interval(0.8, 7, 5, units=12)
     for end in (low, high):
         shape = (1 - end) / (2 - end) + end / (1 + end)
         variance = end * (1 - end) / 35 * (1 + 6 * shape)
@@ -79,18 +79,19 @@ def test_the_interval_of_slides_solves_newcombes_equation() -> None:
 
 
 def test_slides_wholly_apart_are_not_certain() -> None:
-    low, high = mann_whitney_interval(1.0, 5, 5)
+    low, high = mann_whitney_interval(1.0, 5, 5, units=10)
     assert (high, low) == (1, pytest.approx(0.60, abs=0.005))
-    assert mann_whitney_interval(1.0, 50, 50)[0] > 0.95
+    assert mann_whitney_interval(1.0, 50, 50, units=100)[0] > 0.95
 
 
 def test_folds_of_slides_tell_less_than_their_pairs_together() -> None:
-    together, in_folds = mann_whitney_interval(0.8, 20, 20), mann_whitney_interval(0.8, [5] * 4, [5] * 4)
+    together, in_folds = (mann_whitney_interval(0.8, each, each, units=40) for each in (20, [5] * 4))
     assert in_folds[0] < together[0] < together[1] < in_folds[1]
 
 
 def test_one_unit_of_a_label_gives_no_interval() -> None:
-    assert np.isnan(mann_whitney_interval(0.9, 1, 9)).all()
+    assert np.isnan(mann_whitney_interval(0.9, 1, 9, units=10)).all()
+    assert np.isnan(mann_whitney_interval(0.9, 2, 2, units=2)).all()  # two blocks with slides of both labels
     unit, label = np.repeat(list("aabcdef"), 10), np.repeat([1, 0], [10, 60])
     score = np.random.default_rng(0).random(70) + label
     draws = auroc_draws(score, label, unit)
