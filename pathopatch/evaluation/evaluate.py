@@ -227,10 +227,10 @@ def patient_scores(predictions: pd.DataFrame, groups: pd.DataFrame, *, decision_
 
 
 def require_current(numbers: Mapping[str, Any], place: Path) -> None:
-    """Refuse an evaluation that an earlier version wrote at a place: it has no AUROC at equal area, and no blocks."""
-    if "unit" not in numbers:
+    """Refuse an evaluation that an earlier version wrote at a place: its pairs at equal area were others, or none."""
+    if "unit" not in numbers or any("caliper" not in each["equal_area"] for each in numbers["splits"].values()):
         raise StaleArtefactError(
-            "the evaluation is of an earlier version, without AUROC at equal area",
+            "the evaluation is of an earlier version, with other pairs of AUROC at equal area or none",
             place=str(place),
             remedy="run `pathopatch evaluate --force`",
         )
@@ -260,13 +260,12 @@ def equal_area_by_fold(
 
     `table` has label, logit, tissue_fraction and, where these are known, has_answer and fold; `patient` (N,) is what is
     resampled. The result has `value`, with `low` and `high`; `even`, the mean over ten areas, and `empty_tenths`, those
-    that have no pair; `answered`, without patches that have no answer; `floor`, what the tissue fraction itself
-    reaches; `pairs`, and `partnered`, the share of tumour patches that have a partner.
+    that have no pair; `answered`, without patches that have no answer; `caliper`, see `CALIPERS`; `floor`, what the
+    tissue fraction itself reaches; `pairs`, and `partnered`, the share of tumour patches that have a partner.
     """
     arrays, unit = equal_area_arrays(table, patient)
     low, high = interval(equal_area_draws(**arrays, unit=unit, resamples=resamples, seed=seed))
     found = auroc_at_equal_area(**arrays)
-    floor = auroc_at_equal_area(arrays["fraction"], arrays["label"], arrays["fraction"], stratum=arrays.get("stratum"))
     empty = np.flatnonzero(np.isnan(found.tenths)).tolist()
     return {
         "value": found.value,
@@ -275,7 +274,8 @@ def equal_area_by_fold(
         "even": found.even,
         "empty_tenths": [f"{tenth / 10:g} to {(tenth + 1) / 10:g}" for tenth in empty],
         "answered": found.answered,
-        "floor": floor.value,
+        "caliper": found.caliper,
+        "floor": found.floor,
         "pairs": found.pairs,
         "partnered": found.partnered,
     }

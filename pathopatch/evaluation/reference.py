@@ -29,7 +29,7 @@ from pathopatch.evaluation.group_scores import (
 )
 from pathopatch.groups import GroupingAttribute
 from pathopatch.metrics.bootstrap import LEAST_EQUAL_AREA_GAIN, effective_count, interval, ratio, widened
-from pathopatch.metrics.equal_area import auroc_at_equal_area, equal_area_draws
+from pathopatch.metrics.equal_area import auroc_at_equal_area, equal_area_draws, tells_area
 
 ERM_METHODS = ("erm", "erm-balanced")
 SEARCH_FILE = "search.json"
@@ -107,6 +107,7 @@ def gains_of_row(
 Claim = Literal["no interval", "better", "moved", "worse", "no difference"]
 Verdict = Literal["empty group", "too few", "plain", "no plain", Claim]
 _LEADS: dict[Verdict, str] = {
+    "no interval": "no claim",
     "too few": "debiased against plain training, without a claim",
     "moved": "errors moved from one {area}group to the other",
     "no difference": "no difference is shown",
@@ -172,6 +173,7 @@ def measured_text(row: Mapping[Any, Any], by: GroupingAttribute) -> str:
             told = "told no better" if gain_at_equal_area <= 0 else "not shown to be told better"
             both = f"and {by.label_names[1]} is {told} ({both})"
         text += f", {both}"
+    text += ", and at equal area it cannot be told apart from area here" * tells_area(row["equal_area_floor"])
     for name, words, scale, unit in (("auroc", "AUROC", 1, ""), ("average", "average accuracy", 100, " %")):
         before, now = (f"{scale * value:{'.1f' if unit else '.3f'}}" for value in (was[name], row[name]))
         if row[name] < was[name] and before != now:
@@ -185,16 +187,18 @@ def equal_area_gain(
     """Return the gain in AUROC at equal area over a reference, with its paired, `widened` interval by patient.
 
     `own` and `reference` are predictions, of which the patches of both are compared, indexed by patch_id like
-    `patient`. The columns are ``gain_equal_area`` with ``_low`` and ``_high``.
+    `patient`. The columns are ``gain_equal_area`` with ``_low`` and ``_high``; NaN if it `tells_area`.
     """
     reference = reference.reindex(own.index).dropna(subset=["logit"])
     own = own.loc[reference.index]
     who = patient.loc[own.index].to_numpy(dtype=str)
     (arrays, unit), (others, _) = (equal_area_arrays(each, who) for each in (own, reference))
     settings: dict[str, Any] = {"unit": unit, "resamples": config.bootstrap, "seed": config.seed}
+    found, other = auroc_at_equal_area(**arrays), auroc_at_equal_area(**others)
+    if tells_area(found.floor):  # a model that stops following the area would lose here, and claims nothing
+        return with_ends("gain_equal_area", None, None, None)
     drawn = equal_area_draws(**arrays, **settings) - equal_area_draws(**others, **settings)
-    value = auroc_at_equal_area(**arrays).value - auroc_at_equal_area(**others).value
-    return with_ends("gain_equal_area", value, *interval(widened(drawn, effective_count(unit))))
+    return with_ends("gain_equal_area", found.value - other.value, *interval(widened(drawn, effective_count(unit))))
 
 
 def budget_of(work: Path, name: str, config: Mapping[str, Any]) -> dict[str, Any]:

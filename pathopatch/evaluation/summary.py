@@ -45,13 +45,13 @@ from pathopatch.evaluation.run_settings import read_config, row_name, run_settin
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes, unit_noun, units_of
 from pathopatch.groups.attribute import label_names
 from pathopatch.metrics.bootstrap import LEAST_EQUAL_AREA_GAIN, interval, ratio, resampled_multinomial, widened
-from pathopatch.metrics.equal_area import DISTANCE, auroc_at_equal_area, equal_area_draws
+from pathopatch.metrics.equal_area import auroc_at_equal_area, compared_text, equal_area_draws, tells_area
 from pathopatch.metrics.student_t import t_quantile, t_share_below
 
 SUMMARY, PAIRS = "summary", "summary_pairs"
 _SETTING = ["trained_attribute", "attribute", "name", "settings_key"]
 _DRAWN_MEASURES = ("wga", "equal_area")
-_PLAIN = ("wga_at_zero", "gba", "auroc", "equal_area_even", "equal_area_floor")
+_PLAIN = ("wga_at_zero", "gba", "auroc", "equal_area_even", "equal_area_caliper", "equal_area_floor")
 
 _RANGES = {
     "learning_rates": "learning rate", "weight_decays": "weight decay", "penalties": "penalty of linear heads",
@@ -62,9 +62,9 @@ LEAST_SEEDS = 3
 """Seeds that two rows must share for a difference to be shown: fewer do not tell how much the seed alone moves."""
 _NOTE = (
     "Accuracies in percent. WGA: worst-group accuracy at the threshold that validation chose, mean and sd over seeds, "
-    "with its 95 % interval over {unit}s and seeds; of one seed over {unit}s alone. At equal area: AUROC among "
-    "tumour and non-tumour patches of nearly the same tissue fraction, with the same interval. Smallest group: its "
-    "patches and {unit}s in the test split; nothing can be claimed of a row marked *."
+    "with its 95 % interval over {unit}s and seeds; of one seed over {unit}s alone. At equal area: AUROC, with the "
+    "same interval, among {pairs}. Smallest group: its patches and {unit}s in the test split; nothing can be claimed "
+    "of a row marked *."
 )
 _SELECTED = {
     "wga": "worst-group accuracy", "gba": "group-balanced accuracy", "equal_area": "AUROC at equal area",
@@ -158,8 +158,10 @@ def _drawn_row(
         hits, n = patient_counts(right, group, who, n_groups=2 * by.n_values)
         arrays, unit = equal_area_arrays(predictions, who)
         wga = float(ratio(hits.sum(axis=0), n.sum(axis=0)).min())
-        values.append({"wga": wga, "equal_area": auroc_at_equal_area(**arrays).value})
-        drawn = equal_area_draws(**arrays, unit=unit, **settings)
+        found = auroc_at_equal_area(**arrays)
+        known = np.nan if tells_area(found.floor) else 1.0  # a value that may be area claims nothing
+        values.append({"wga": wga, "equal_area": known * found.value})
+        drawn = known * equal_area_draws(**arrays, unit=unit, **settings)
         draws.append({"wga": _wga_in_draws(hits, n, config), "equal_area": drawn})
         label = predictions["label"].to_numpy()
         sides = {"sensitivity": right[label == 1].mean(), "specificity": right[label == 0].mean()}
@@ -311,7 +313,9 @@ def _markdown(rows: pd.DataFrame, pairs: pd.DataFrame) -> str:
 
 
 def _note(rows: pd.DataFrame) -> str:
-    return _NOTE.format(unit=rows["unit"].iloc[0] if len(rows) else "patient")
+    unit = rows["unit"].iloc[0] if len(rows) else "patient"
+    of_rows = (compared_text(row["equal_area_caliper"], row["equal_area_floor"]) for row in rows.to_dict("records"))
+    return _NOTE.format(unit=unit, pairs="; or ".join(dict.fromkeys(of_rows)))
 
 
 def _latex(rows: pd.DataFrame) -> str:
@@ -378,10 +382,10 @@ def methods_text(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> 
     sentences += _search(every)
     if every:
         sentences.append(_rule(every, str(table["split"].iloc[0])))
+    pairs = table[["equal_area_caliper", "equal_area_floor"]].iloc[0].tolist()
     seeds = ", and Student's t over seeds" if table["seed"].nunique() > 1 else ""
     sentences += [
-        f"AUROC at equal area: among patches{' of one fold' * (folds > 1)} whose tissue fractions differ by at most "
-        f"{DISTANCE:g}.",
+        f"AUROC at equal area:{' within a fold,' * (folds > 1)} among {compared_text(*pairs)}.",
         f"Intervals are 95 %, by {config.bootstrap:,} draws of {unit_noun(groups)}s{seeds}.",
         "A row is better if the interval of its gain in worst-group accuracy is above 0, and that at equal area above "
         f"{LEAST_EQUAL_AREA_GAIN:g}.",

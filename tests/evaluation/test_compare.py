@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathopatch.core.artefacts import Stamp, fingerprint_file, write_table
+from pathopatch.core.artefacts import Stamp, fingerprint_file, read_table, write_table
 from pathopatch.core.config import EvaluateConfig, TrainConfig, TuneConfig
 from pathopatch.core.errors import InputMissingError, StaleArtefactError
 from pathopatch.core.files import read_json, write_json
@@ -145,6 +145,7 @@ def test_the_text_shows_intervals_and_groups_and_a_gain_with_verdict_and_referen
 CLAIMED = {
     "run": "gerne", "reference": "erm", "n_0": 50, "patients_0": 5, "patients": 12, "wga": 0.7, "gain_wga": 0.3,
     "auroc": 0.8, "gain_auroc": 0.1, "average": 0.9, "gain_average": 0.0, "equal_area": 0.64, "gain_equal_area": -0.01,
+    "equal_area_floor": 0.55,
 }  # fmt: skip
 
 
@@ -168,8 +169,8 @@ BY = TissueThreshold(0.5)
         ((-0.1, 0.5, 0.1), "no difference", "no difference is shown: the worst group rose by 30.0 points (95 % int"),
         ((0.0, 0.5, 0.1), "no difference", "no difference is shown: the worst group rose by 30.0 points (95 % int"),
         ((-0.5, -0.1, 0.1), "worse", "worse: the worst group rose by 30.0 points (95 % interval -50.0 to -10.0), at"),
-        ((np.nan, np.nan, 0.1), "no interval", "no interval: the worst group rose by 30.0 points, at equal area "),
-        ((0.1, 0.5, np.nan), "no interval", "no interval: the worst group rose by 30.0 points (95 % interval +10"),
+        ((np.nan, np.nan, 0.1), "no interval", "no claim: the worst group rose by 30.0 points, at equal area "),
+        ((0.1, 0.5, np.nan), "no interval", "no claim: the worst group rose by 30.0 points (95 % interval +10"),
     ],
 )
 def test_a_claim_follows_from_wga_and_equal_area_together(
@@ -360,6 +361,19 @@ def test_gains_at_equal_area_are_beside_those_in_wga(work: Path) -> None:
     assert summary["equal_area_low"] <= gain <= summary["equal_area_high"]
 
 
+def test_what_may_be_area_is_no_gain_at_equal_area(work: Path) -> None:
+    for path in work.glob("runs/*/evaluation/predictions.parquet"):
+        table = read_table(path)
+        write_table(path, table.assign(tissue_fraction=0.99 + 0.005 * table["label"]), STAMP)
+    table = compare(work, config=QUICK)
+    assert table[[f"gain_equal_area{end}" for end in ("", "_low", "_high")]].isna().all(axis=None)
+    assert "| - [-, -] |" in (work / "summary.md").read_text()
+    row = claimed((0.1, 0.5, np.nan), gain_equal_area=np.nan)
+    assert "area" not in gain_text(row, BY)
+    text = gain_text(row | {"equal_area_floor": 0.56}, BY)
+    assert text.endswith("+50.0), and at equal area it cannot be told apart from area here")
+
+
 def test_the_text_says_what_equal_area_rests_on(work: Path) -> None:
     table = compare(work, config=QUICK)
     text = comparison_text(work, table)
@@ -370,13 +384,15 @@ def test_the_text_says_what_equal_area_rests_on(work: Path) -> None:
     text = comparison_text(work, few)
     assert "Only 40% of tumour patches have such a partner." in text
     assert "In no number, as blank or hardly scanned: 12 non-tumour and 3 tumour." in text
-    assert "is not known: no tumour and non-tumour patch" in comparison_text(work, table.assign(equal_area_pairs=0))
+    assert "at most 0.02; there is no pair." in comparison_text(work, table.assign(equal_area_floor=np.nan))
+    narrow = comparison_text(work, table.assign(equal_area_caliper=0.05, equal_area_floor=0.451))
+    assert "differ by at most 0.02 and by at most 5 % of all ranks; the fraction itself reaches 0.451." in narrow
 
 
 def test_an_evaluation_of_an_earlier_version_is_refused(work: Path) -> None:
     path = work / "runs" / "gerne-t0.5-s0" / "evaluation" / "metrics.json"
     numbers = read_json(path)
-    del numbers["unit"]
+    del numbers["splits"]["test"]["equal_area"]["caliper"]
     write_json(path, numbers)
     with pytest.raises(StaleArtefactError, match="earlier version"):
         comparison(work, config=QUICK)
@@ -405,7 +421,7 @@ def test_the_methods_paragraph_says_what_was_run(work: Path) -> None:
         "learning rate 0.001 to 0.004",
         "c (beta + 1) of 0.5",
         "compared by worst-group accuracy on validation, at the decision threshold that is best there",
-        "differ by at most 0.02. Intervals are 95 %, by 30 draws of patients. A row is better if",
+        "at most 0.02; the fraction itself reaches 0.500. Intervals are 95 %, by 30 draws of patients. A row is better",
     ):
         assert part in text
     for other in ("group-balanced accuracy", "linear heads", "biased phase"):  # of which nothing was run
