@@ -22,7 +22,7 @@ MOST_UNITS = 500
 """Units of a bootstrap; more are merged at random into so many, since the table of their pairs grows as the square."""
 _ROUNDING = 1e-9  # fractions are quotients of pixels: 0.31 - 0.29 is 0.020000000000000018
 _TENTHS = 10
-_LEAST_PAIRS = 100  # of a narrower caliper: at exact ties 30 pairs double the error of the value
+_LEAST_PAIRS = 30  # of a narrower caliper: with 100 a value errs as much, and small sets are left without a caliper
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,12 +26,15 @@ def drawn_set(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
     }
 
 
-def looped(score, label, fraction, stratum, answered):  # type: ignore[no-untyped-def]
+def looped(score, label, fraction, stratum, answered, caliper):  # type: ignore[no-untyped-def]
     """Return wins and pairs by tenth of the mean area, wins and pairs among answered patches, and who has a partner."""
+    rank = [((fraction < each).mean() + (fraction <= each).mean()) / 2 for each in fraction]
     won, pairs, of_answered, partnered = np.zeros(10), np.zeros(10), np.zeros(2), set()
     for i in np.flatnonzero(label == 1):
         for j in np.flatnonzero(label == 0):
             if stratum[i] != stratum[j] or abs(fraction[i] - fraction[j]) > 0.02 + 1e-9:
+                continue
+            if abs(rank[i] - rank[j]) > caliper + 1e-9:
                 continue
             win = float(score[i] > score[j]) + 0.5 * float(score[i] == score[j])
             is_answered = answered[i] and answered[j]
@@ -47,8 +50,8 @@ def test_it_equals_the_loop_over_all_pairs() -> None:
     rng = np.random.default_rng(0)
     for _ in range(500):
         patches = drawn_set(rng, int(rng.integers(2, 60)))
-        won, pairs, of_answered, partnered = looped(**patches)
         found = auroc_at_equal_area(**patches)
+        won, pairs, of_answered, partnered = looped(**patches, caliper=found.caliper)
         assert found.pairs == pairs.sum()
         with np.errstate(invalid="ignore"):
             tenths, value, answered = won / pairs, won.sum() / pairs.sum(), of_answered[0] / of_answered[1]
@@ -111,8 +114,8 @@ def test_no_caliper_helps_where_the_area_parts_the_labels_or_pairs_are_few() -> 
     tied = auroc_at_equal_area(label, label, fraction)
     assert (tied.caliper, tied.floor, tied.pairs, tied.partnered) == (0.2, 0.5, 400, 0.2)
     assert compared_text(0, 0.5) == "patches of equal tissue fraction; the fraction itself reaches 0.500"
-    few = auroc_at_equal_area(label[24:84], label[24:84], fraction[24:84])  # with 64 ties
-    assert (few.caliper, few.pairs, tells_area(few.floor)) == (1, 900, True)
+    few = auroc_at_equal_area(label[30:84], label[30:84], fraction[30:84])  # with 25 ties
+    assert (few.caliper, few.pairs, tells_area(few.floor)) == (1, 729, True)
 
 
 def test_units_merged_at_random_give_the_same_spread() -> None:
