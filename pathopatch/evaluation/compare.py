@@ -35,7 +35,7 @@ from pathopatch.evaluation.slide_scores import scores_by, scores_text
 from pathopatch.evaluation.summary import summarise_runs
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes, unit_noun
 from pathopatch.groups.attribute import label_names, training_label
-from pathopatch.metrics.equal_area import DISTANCE
+from pathopatch.metrics.equal_area import compared_text
 from pathopatch.metrics.intervals import NO_INTERVAL
 
 LEAST_PARTNERED = 0.5
@@ -237,7 +237,8 @@ def rows_of(numbers: Mapping[str, Any], split: str, about: Mapping[str, Any]) ->
         for measure in _MEASURES:
             row |= with_ends(measure, *(scores[measure][end] for end in ("value", "low", "high")))
         row |= with_ends("equal_area", *(at_equal_area[end] for end in ("value", "low", "high")))
-        row |= {f"equal_area_{key}": null_to_nan(at_equal_area[key]) for key in ("even", "floor", "pairs", "partnered")}
+        rests_on = ("even", "floor", "caliper", "pairs", "partnered")
+        row |= {f"equal_area_{key}": null_to_nan(at_equal_area[key]) for key in rests_on}
         row |= {f"left_out_{y}": n for y, n in enumerate(content["left_out"])}
         row["wga_at_zero"] = null_to_nan(scores["wga_at_zero"])
         for measure in ("wga", "gba"):
@@ -253,15 +254,9 @@ def rows_of(numbers: Mapping[str, Any], split: str, about: Mapping[str, Any]) ->
 def _equal_area_text(table: pd.DataFrame, labels: tuple[str, ...]) -> str:
     """Return what AUROC at equal area compares and rests on, and which patches are in no number."""
     rows = table.sort_values("equal_area_partnered").to_dict("records")
-    if not rows[0]["equal_area_pairs"]:
-        text = "AUROC at equal area is not known: no tumour and non-tumour patch have nearly the same tissue fraction."
-    else:
-        text = (
-            f"At equal area: AUROC among patches whose tissue fractions differ by at most {DISTANCE:g}; the fraction "
-            f"itself reaches {rows[0]['equal_area_floor']:.3f}."
-        )
-        if rows[0]["equal_area_partnered"] < LEAST_PARTNERED:
-            text += f" Only {rows[0]['equal_area_partnered']:.0%} of {labels[1]} patches have such a partner."
+    text = f"At equal area: AUROC among {compared_text(rows[0]['equal_area_caliper'], rows[0]['equal_area_floor'])}."
+    if rows[0]["equal_area_partnered"] < LEAST_PARTNERED:
+        text += f" Only {rows[0]['equal_area_partnered']:.0%} of {labels[1]} patches have such a partner."
     left_out = [int(table[f"left_out_{y}"].max()) for y in (0, 1)]
     if any(left_out):
         names = " and ".join(f"{n} {name}" for n, name in zip(left_out, labels, strict=True))

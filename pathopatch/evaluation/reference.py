@@ -31,7 +31,7 @@ from pathopatch.evaluation.group_scores import (
 from pathopatch.evaluation.predicting import stored_predictions
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes, units_of
 from pathopatch.metrics.bootstrap import LEAST_EQUAL_AREA_GAIN, effective_count
-from pathopatch.metrics.equal_area import auroc_at_equal_area, equal_area_draws
+from pathopatch.metrics.equal_area import auroc_at_equal_area, equal_area_draws, tells_area
 from pathopatch.metrics.intervals import difference_interval, over_repetitions, worst_difference_interval
 
 ERM_METHODS = ("erm", "erm-balanced")
@@ -97,13 +97,14 @@ def measured_runs(
         # No groups are in AUROC at equal area, so it is the same by every attribute.
         arrays, unit = equal_area_arrays(predictions, who)
         drawn = equal_area_draws(**arrays, unit=unit, resamples=config.bootstrap, seed=config.seed)
-        value = auroc_at_equal_area(**arrays).value
+        pairs = auroc_at_equal_area(**arrays)
+        factor = np.nan if tells_area(pairs.floor) else 1.0  # a value that may be area claims nothing
         for label, threshold in zip(rows["attribute"], rows["decision_threshold"], strict=True):
             group = attributes[label].groups_in(predictions)
             known = group >= 0  # blank patches are in no bin
             right = is_right(predictions, threshold)[known]
             counts = patient_counts(right, group[known], who[known], n_groups=2 * attributes[label].n_values)
-            found[str(name), str(label)] = Measured(*counts, value, drawn, effective_count(unit))
+            found[str(name), str(label)] = Measured(*counts, factor * pairs.value, factor * drawn, effective_count(unit))
     return found
 
 
@@ -168,6 +169,7 @@ OUTCOMES = (
     f"at equal area is below {LEAST_EQUAL_AREA_GAIN:g}."
 )
 _LEADS: dict[Verdict, str] = {
+    "no interval": "no claim",
     "too few": "debiased against plain training, without a claim",
     "few seeds": "debiased against plain training, without a claim",
     "evener": "errors are more even over {area}groups, and {label} is told as before",
@@ -242,6 +244,8 @@ def measured_text(row: Mapping[Any, Any], by: GroupingAttribute) -> str:
         ends = (f"{row[f'gain_equal_area{end}']:+.3f}" for end in ("", "_low", "_high"))
         text += f", {'but a loss at equal area is not excluded,' if is_unclear else 'at equal area'} "
         text += "{} ({} to {})".format(*ends)
+    elif tells_area(row["equal_area_floor"]):
+        text += ", and at equal area it cannot be told apart from area here"
     for name, words, scale, unit in (("auroc", "AUROC", 1, ""), ("average", "average accuracy", 100, " points")):
         fell = f"{-scale * row[f'gain_{name}']:{'.1f' if unit else '.3f'}}"
         if row[f"gain_{name}"] < 0 and float(fell):

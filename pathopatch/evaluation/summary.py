@@ -42,12 +42,12 @@ from pathopatch.evaluation.run_settings import read_config, row_name, run_settin
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes, unit_noun, units_of
 from pathopatch.groups.attribute import label_names
 from pathopatch.metrics.bootstrap import LEAST_SEEDS
-from pathopatch.metrics.equal_area import DISTANCE
+from pathopatch.metrics.equal_area import compared_text, tells_area
 from pathopatch.metrics.intervals import NO_INTERVAL, over_repetitions, p_of_interval
 
 SUMMARY, PAIRS = "summary", "summary_pairs"
 _SETTING = ["trained_attribute", "attribute", "name", "settings_key"]
-_PLAIN = ("wga_at_zero", "gba", "auroc", "equal_area_even", "equal_area_floor")
+_PLAIN = ("wga_at_zero", "gba", "auroc", "equal_area_even", "equal_area_caliper", "equal_area_floor")
 
 _RANGES = {
     "learning_rates": "learning rate", "weight_decays": "weight decay", "penalties": "penalty of linear heads",
@@ -56,9 +56,9 @@ _VALUES = {"c_values": "c", "s_values": "c (beta + 1)"}
 ALPHA = 0.05
 _NOTE = (
     "Accuracies in percent. WGA: worst-group accuracy at the threshold that validation chose, mean and sd over seeds, "
-    "with its 95 % interval over {unit}s and seeds; of one seed over {unit}s alone. At equal area: AUROC among "
-    "tumour and non-tumour patches of nearly the same tissue fraction, with the same interval; -: none, {why}. "
-    "Smallest group: its patches and {unit}s in the test split; nothing can be claimed of a row marked *."
+    "with its 95 % interval over {unit}s and seeds; of one seed over {unit}s alone. At equal area: AUROC, with the "
+    "same interval, among {pairs}; -: none, {why}. Smallest group: its patches and {unit}s in the test split; nothing "
+    "can be claimed of a row marked *."
 )
 _SELECTED = {
     "wga": "worst-group accuracy", "gba": "group-balanced accuracy", "equal_area": "AUROC at equal area",
@@ -148,6 +148,8 @@ def _numbers(work: Path, runs: pd.DataFrame, by: GroupingAttribute) -> dict[str,
     row, wga = runs.iloc[0].to_dict(), runs["wga"].to_numpy(np.float64)  # sizes are those of every seed
     few = next((f"{reason} in {place}" for place, reason in too_few_of(row).items() if place != "seeds"), "")
     measured: dict[str, float] = {}
+    if tells_area(row["equal_area_floor"]):  # a value that may be area is not shown
+        runs = runs.assign(equal_area=np.nan)
     for name in ("wga", "equal_area"):
         ends = runs[[f"{name}_low", f"{name}_high"]].to_numpy(np.float64)
         measured |= with_ends(name, *over_repetitions(runs[name].to_numpy(np.float64), ends))
@@ -239,7 +241,8 @@ def _markdown(rows: pd.DataFrame, pairs: pd.DataFrame) -> str:
 
 def _note(rows: pd.DataFrame) -> str:
     unit = rows["unit"].iloc[0] if len(rows) else "patient"
-    return _NOTE.format(unit=unit, why=NO_INTERVAL.format(unit=unit))
+    of_rows = (compared_text(row["equal_area_caliper"], row["equal_area_floor"]) for row in rows.to_dict("records"))
+    return _NOTE.format(unit=unit, pairs="; or ".join(dict.fromkeys(of_rows)), why=NO_INTERVAL.format(unit=unit))
 
 
 def _latex(rows: pd.DataFrame) -> str:
@@ -306,10 +309,10 @@ def methods_text(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> 
     sentences += _search(every)
     if every:
         sentences.append(_rule(every, str(table["split"].iloc[0])))
+    pairs = table[["equal_area_caliper", "equal_area_floor"]].iloc[0].tolist()
     seeds = ", Student's t over seeds" if table["seed"].nunique() > 1 else ""
     sentences += [
-        f"AUROC at equal area: among patches{' of one fold' * (folds > 1)} whose tissue fractions differ by at most "
-        f"{DISTANCE:g}.",
+        f"AUROC at equal area:{' within a fold,' * (folds > 1)} among {compared_text(*pairs)}.",
         f"Intervals are 95 %, over {unit_noun(groups)}s: score intervals, with the spread of AUROCs from "
         f"{config.bootstrap:,} draws{seeds}.",
         f"Differences take at least {LEAST_SEEDS} seeds. {OUTCOMES}",

@@ -22,7 +22,7 @@ from pathopatch.report.results import preferred, rows_at
 
 _MEASURES = (
     "run", "wga", "wga_low", "wga_high", "wga_at_zero", "average", "auroc", "equal_area", "equal_area_low",
-    "equal_area_high", "equal_area_floor",
+    "equal_area_high", "equal_area_caliper", "equal_area_floor",
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathopatch.core.artefacts import Stamp, fingerprint_file, write_table
+from pathopatch.core.artefacts import Stamp, fingerprint_file, read_table, write_table
 from pathopatch.core.config import EvaluateConfig, TrainConfig, TuneConfig
 from pathopatch.core.errors import InputMissingError, StaleArtefactError
 from pathopatch.core.files import read_json, write_json
@@ -144,6 +144,7 @@ def test_the_text_shows_intervals_and_groups_and_a_gain_with_verdict_and_referen
 CLAIMED = {
     "run": "gerne", "reference": "erm", "n_0": 50, "patients_0": 5, "patients": 12, "wga": 0.7, "gain_wga": 0.3,
     "gain_auroc": 0.1, "gain_average": 0.0, "gain_equal_area": -0.01, "gain_equal_area_high": 0.05, "gain_seeds": 3,
+    "equal_area_floor": 0.55,
 }  # fmt: skip
 
 
@@ -176,8 +177,8 @@ BY = TissueThreshold(0.5)
         ((-0.1, 0.5, 0.1), 0.2, "no difference", "no difference is shown: the worst group rose by 30.0 points (95 % "),
         ((0.0, 0.5, 0.1), 0.2, "no difference", "no difference is shown: the worst group rose by 30.0 points (95 % i"),
         ((-0.5, -0.1, 0.1), 0.2, "worse", "worse: the worst group rose by 30.0 points (95 % interval -50.0 to -10.0)"),
-        ((np.nan, np.nan, 0.1), 0.2, "no interval", "no interval: the worst group rose by 30.0 points over 3 seeds"),
-        ((0.1, 0.5, np.nan), 0.2, "no interval", "no interval: the worst group rose by 30.0 points (95 % interval +1"),
+        ((np.nan, np.nan, 0.1), 0.2, "no interval", "no claim: the worst group rose by 30.0 points over 3 seeds"),
+        ((0.1, 0.5, np.nan), 0.2, "no interval", "no claim: the worst group rose by 30.0 points (95 % interval +1"),
     ],
 )
 def test_an_outcome_follows_from_wga_and_equal_area_together(
@@ -371,6 +372,19 @@ def test_gains_at_equal_area_are_beside_those_in_wga(work: Path) -> None:
     assert summary["equal_area_low"] <= gain <= summary["equal_area_high"]
 
 
+def test_what_may_be_area_is_no_gain_at_equal_area(work: Path) -> None:
+    for path in work.glob("runs/*/evaluation/predictions.parquet"):
+        table = read_table(path)
+        write_table(path, table.assign(tissue_fraction=0.99 + 0.005 * table["label"]), STAMP)
+    table = compare(work, config=QUICK)
+    assert table[[f"gain_equal_area{end}" for end in ("", "_low", "_high")]].isna().all(axis=None)
+    assert "| - [-, -] |" in (work / "summary.md").read_text()
+    row = claimed((0.1, 0.5, np.nan), gain_equal_area=np.nan)
+    assert "area" not in gain_text(row, BY)
+    text = gain_text(row | {"equal_area_floor": 0.56}, BY)
+    assert text.endswith("over 3 seeds, and at equal area it cannot be told apart from area here")
+
+
 def test_the_text_says_what_equal_area_rests_on(work: Path) -> None:
     table = compare(work, config=QUICK)
     text = comparison_text(work, table)
@@ -381,7 +395,9 @@ def test_the_text_says_what_equal_area_rests_on(work: Path) -> None:
     text = comparison_text(work, few)
     assert "Only 40% of tumour patches have such a partner." in text
     assert "In no number, as blank or hardly scanned: 12 non-tumour and 3 tumour." in text
-    assert "is not known: no tumour and non-tumour patch" in comparison_text(work, table.assign(equal_area_pairs=0))
+    assert "at most 0.02; there is no pair." in comparison_text(work, table.assign(equal_area_floor=np.nan))
+    narrow = comparison_text(work, table.assign(equal_area_caliper=0.05, equal_area_floor=0.451))
+    assert "differ by at most 0.02 and by at most 5 % of all ranks; the fraction itself reaches 0.451." in narrow
 
 
 def test_an_evaluation_of_an_earlier_version_is_refused(work: Path) -> None:
@@ -416,8 +432,8 @@ def test_the_methods_paragraph_says_what_was_run(work: Path) -> None:
         "learning rate 0.001 to 0.004",
         "c (beta + 1) of 0.5",
         "compared by worst-group accuracy on validation, at the decision threshold that is best there",
-        "differ by at most 0.02. Intervals are 95 %, over patients: score intervals, with the spread of AUROCs from 30 "
-        "draws. Differences take at least 3 seeds. Better: ",
+        "at most 0.02; the fraction itself reaches 0.500. Intervals are 95 %, over patients: score intervals, with the "
+        "spread of AUROCs from 30 draws. Differences take at least 3 seeds. Better: ",
     ):
         assert part in text
     for other in ("group-balanced accuracy", "linear heads", "biased phase"):  # of which nothing was run

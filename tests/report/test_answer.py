@@ -29,7 +29,7 @@ def runs(
     """A comparison of two runs: erm, and gerne with a gain in WGA (value, low, high) alone; group 2 is the worst."""
     common: dict[str, Any] = {"split": "test", "n": 400, "patients": 12, "average": 0.9, "seed": 0, "is_plain": True}
     common |= {"auroc": 0.7, **dict.fromkeys(("equal_area", "equal_area_low", "equal_area_high"), 0.6)}
-    common |= {"equal_area_floor": 0.52, "left_out_0": 12, "left_out_1": 3}
+    common |= {"equal_area_caliper": 1.0, "equal_area_floor": 0.52, "left_out_0": 12, "left_out_1": 3}
     common |= dict.fromkeys(("gain_equal_area", "gain_average", "gain_auroc"), 0.01)
     common |= {"gain_equal_area_low": 0.001, "gain_equal_area_high": 0.02, "gain_seeds": 3}
     for group in range(4):
