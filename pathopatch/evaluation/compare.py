@@ -248,7 +248,7 @@ def rows_of(numbers: Mapping[str, Any], split: str, about: Mapping[str, Any]) ->
             key: scores[key] for key in ("n", "patients", "smallest_group_n", "decision_threshold")
         }
         for measure in _MEASURES:
-            row |= with_ends(measure, **scores[measure])
+            row |= with_ends(measure, *(scores[measure][end] for end in ("value", "low", "high")))
         row |= with_ends("equal_area", *(at_equal_area[end] for end in ("value", "low", "high")))
         row |= {f"equal_area_{key}": null_to_nan(at_equal_area[key]) for key in ("even", "floor", "pairs", "partnered")}
         row |= {f"left_out_{y}": n for y, n in enumerate(content["left_out"])}

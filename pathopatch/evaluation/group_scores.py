@@ -52,10 +52,11 @@ def evaluate_logits(
     `margin` (N,) is the logit of tumour minus that of non-tumour; tumour is predicted above `decision_threshold`.
     `zero`, one or (N,), is the margin at which the network's own logit is 0: another where a threshold was taken off.
     `label` is 0 or 1, `attribute` 0 to `n_values` - 1, `patient` what is resampled, all (N,). `answered` (N,) are the
-    patches that the model judges at all: others count as wrong, and AUROC leaves them out.
+    patches that the model judges at all: others count as wrong, in AUROC in each of their pairs.
 
     The result has `n`, `patients`, `smallest_group_n`, `decision_threshold`, `groups` (see `_one_group`), `wga`, `gba`,
-    `average`, `auroc` (dicts of value, low, high), and `wga_at_zero` (at a decision threshold of `zero`).
+    `average`, `auroc` (dicts of value, low, high; of AUROC also `answered`, without patches that have no answer), and
+    `wga_at_zero` (at a decision threshold of `zero`).
     Intervals are NaN with fewer than two patients; a resample without one of the groups does not count for WGA and GBA.
 
     Raises
@@ -74,8 +75,9 @@ def evaluate_logits(
     right, right_at_zero = (((margin > at) == (label == 1)) & judged for at in (decision_threshold, zero))
     hits, n = patient_counts(right, group, patient, n_groups=2 * n_values)
     hits_at_zero, _ = patient_counts(right_at_zero, group, patient, n_groups=2 * n_values)
-    area = auroc_of(margin[judged], label[judged])
-    low, high = bootstrap_by_patient(area, patient[judged], **settings)
+    score = np.where(judged, margin, np.where(label == 1, -np.inf, np.inf))  # without an answer it loses every pair
+    area, of_answered = auroc_of(score, label), auroc_of(margin[judged], label[judged])
+    low, high = bootstrap_by_patient(area, patient, **settings)
     return {
         "n": len(margin),
         "patients": len(n),
@@ -85,7 +87,8 @@ def evaluate_logits(
         "wga": with_interval(hits, n, np.min, **settings),
         "gba": with_interval(hits, n, np.mean, **settings),
         "average": with_interval(hits.sum(axis=1)[:, None], n.sum(axis=1)[:, None], np.mean, **settings),
-        "auroc": {"value": area(np.arange(np.count_nonzero(judged))), "low": low, "high": high},
+        "auroc": {"value": area(np.arange(len(margin))), "low": low, "high": high}
+        | {"answered": of_answered(np.arange(np.count_nonzero(judged)))},
         "wga_at_zero": float(pooled_accuracy(hits_at_zero, n).min()),
     }
 

@@ -54,14 +54,18 @@ def test_wga_at_threshold_zero_is_reported_beside_that_at_its_own() -> None:
     assert (moved["wga"]["value"], moved["wga_at_zero"]) == (0, pytest.approx(0.5))
 
 
-def test_patches_without_an_answer_are_wrong_and_auroc_leaves_them_out() -> None:
+def test_patches_without_an_answer_are_wrong_and_lose_every_pair_of_auroc() -> None:
     answered = np.ones(10, bool)
     answered[[0, 7]] = False  # both were right, of groups 0 and 3
     numbers = judged(answered=answered)
     assert [row["accuracy"] for row in numbers["groups"]] == pytest.approx([2 / 4, 1 / 2, 1, 1 / 3])
     assert numbers["wga"]["value"] == pytest.approx(1 / 3)
-    # Tumour margins 3, 2, -1 against non-tumour -2, -3, 1, -1, 2.
-    assert numbers["auroc"]["value"] == pytest.approx((5 + 4.5 + 2.5) / 15)
+    # Tumour margins 3, 2, -1 win against non-tumour -2, -3, 1, -1, 2; the other tumour and non-tumour patch never do.
+    assert numbers["auroc"]["value"] == pytest.approx((5 + 4.5 + 2.5) / 24)
+    assert numbers["auroc"]["answered"] == pytest.approx((5 + 4.5 + 2.5) / 15)
+    lost = evaluate_logits(np.where(answered, MARGIN, [9] + 9 * [-9]), LABEL, ATTRIBUTE, PATIENT, resamples=50)["auroc"]
+    assert [numbers["auroc"][end] for end in ("low", "high")] == [lost["low"], lost["high"]]
+    assert judged()["auroc"]["answered"] == judged()["auroc"]["value"]
     table = pd.DataFrame({"logit": MARGIN, "label": LABEL, "has_answer": answered})
     assert is_right(table, 0.0).sum() == 5
     assert is_right(table.drop(columns="has_answer"), 0.0).sum() == 7
