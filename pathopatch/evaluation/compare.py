@@ -1,7 +1,7 @@
 """Compare the evaluated runs, with what each gained or lost on every group against ERM, as a table and as text.
 
-"ERM" is the better of plain and class-balanced ERM by validation WGA, of the same seed where there is one: see
-`reference_run`.
+"ERM" is the better of plain ERM settings, class-balanced among them, by their mean validation WGA over seeds; of its
+runs that of the same seed where there is one: see `reference_run`.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def comparison(
 ) -> pd.DataFrame:
     """Return what `compare` returns and write nothing; arguments and errors as there."""
     config = config or EvaluateConfig()
-    names = evaluated_runs(work) if runs is None else list(runs)
+    names = _in_study_order(work, evaluated_runs(work)) if runs is None else list(runs)
     require_these_groups(work, names)
     splits = ("test", "val") if split is None else (split,)
     # The first split that any run has: all rows of a comparison are of one split.
@@ -147,6 +147,16 @@ def comparison(
 def evaluated_runs(work: Path) -> list[str]:
     """Return the names of the runs that have an evaluation, sorted."""
     return sorted(path.parent.parent.name for path in work.glob("runs/*/evaluation/metrics.json"))
+
+
+def _in_study_order(work: Path, names: Sequence[str]) -> list[str]:
+    """Return runs in the order of the study's methods and then of its rows; others come last, in the given order."""
+    path = WorkFolder(work).tiled.root / "study.json"
+    study = read_json(path) if path.is_file() else {}
+    rows = [*study.get("methods", ()), *(row["name"] for row in study.get("runs", ()))]
+    configs = {name: read_config(WorkFolder(work).run(name)) for name in names}
+    row_of = {name: config.get("row_name") or config.get("method") for name, config in configs.items()}
+    return sorted(names, key=lambda name: rows.index(row_of[name]) if row_of[name] in rows else len(rows))
 
 
 def preferred_run(work: Path, *, threshold: float) -> str:
