@@ -6,10 +6,11 @@ differences of two rows are so paired by patient and, where both have the same s
 
 from __future__ import annotations
 
+import csv
 import subprocess
 import sys
 import textwrap
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -68,7 +69,6 @@ _NOTE = (
 )
 _SELECTED = {
     "wga": "worst-group accuracy", "gba": "group-balanced accuracy", "equal_area": "AUROC at equal area",
-    "last": "being the last",
 }  # fmt: skip
 _PACKAGES = ("numpy", "torch", "timm", "scikit-image", "openslide-python")
 
@@ -372,12 +372,13 @@ def methods_text(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> 
     settings = {name: found for name in table["run"].unique() if "select" in (found := run_settings(work, name))}
     groups = read_table(WorkFolder(work).groups)
     every, variants = list(settings.values()), dict(zip(table["run"], table["variant"], strict=True))
+    records = {name: _records(work, name) for name in settings}
     folds = groups["fold"].nunique() if "fold" in groups else 1
     sentences = [_data(groups), _grouping(groups, table), *_training(every, folds)]
-    sentences += _rows_text(work, settings, variants)
+    sentences += _rows_text(work, settings, variants, records)
     sentences += _search(every)
     if every:
-        sentences.append(_rule(every, str(table["split"].iloc[0])))
+        sentences.append(_rule(settings, records, str(table["split"].iloc[0])))
     seeds = ", and Student's t over seeds" if table["seed"].nunique() > 1 else ""
     sentences += [
         f"AUROC at equal area: among patches{' of one fold' * (folds > 1)} whose tissue fractions differ by at most "
@@ -431,7 +432,7 @@ def _training(settings: Sequence[Mapping[str, Any]], folds: int) -> list[str]:
         return []
     frozen = [each for each in settings if each.get("frozen")]
     solved = [each for each in settings if each.get("architecture") == LINEAR_HEAD]
-    learnt = [each for each in settings if each not in frozen and each not in solved]
+    learnt = [each for each in settings if _is_learnt(each)]
 
     def values(name: str, of: Sequence[Mapping[str, Any]] = settings) -> str:
         return " or ".join(dict.fromkeys(f"{each[name]}" for each in of if name in each))
@@ -440,9 +441,12 @@ def _training(settings: Sequence[Mapping[str, Any]], folds: int) -> list[str]:
     parts = []
     if frozen:
         turns = f", by {values('inner_folds', frozen)} inner folds of training and validation" if folds > 1 else ""
+        is_chosen = any(each.get("select") != "last" for each in frozen)
+        penalty = f"their L2 penalty chosen on validation{turns}"
         parts.append(
             f"linear heads on frozen networks ({values('architecture', frozen)}, patches of "
-            f"{values('input_px', frozen)} px) were solved exactly, their L2 penalty chosen on validation{turns}"
+            f"{values('input_px', frozen)} px) were solved exactly, "
+            + (penalty if is_chosen else f"with an L2 penalty of {values('weight_decay', frozen)}")
         )
     if solved:
         penalty = "" if searched else f" with an L2 penalty of {values('weight_decay', solved)}"
@@ -461,7 +465,18 @@ def _training(settings: Sequence[Mapping[str, Any]], folds: int) -> list[str]:
     return [text[0].upper() + text[1:]]
 
 
-def _rows_text(work: Path, settings: Mapping[str, Mapping[str, Any]], variants: Mapping[str, str]) -> list[str]:
+def _records(work: Path, run: str) -> list[dict[str, Any]]:
+    """Return ``run.json`` of a run, or of it in each fold, where it was trained here, each with its `folder`."""
+    paths = [WorkFolder(work).run(run) / "run.json", *sorted(work.glob(f"{FOLDS}/*/runs/{run}/run.json"))]
+    return [{**read_json(path), "folder": path.parent} for path in paths if path.is_file()]
+
+
+def _rows_text(
+    work: Path,
+    settings: Mapping[str, Mapping[str, Any]],
+    variants: Mapping[str, str],
+    records_of: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> list[str]:
     """Return what each row is, where its name does not tell it all; `variants` are those of a comparison, by run."""
     runs_of: dict[str, list[str]] = {}
     for run, each in settings.items():
@@ -470,30 +485,31 @@ def _rows_text(work: Path, settings: Mapping[str, Mapping[str, Any]], variants: 
     rows = []
     for name, runs in runs_of.items():
         each = settings[runs[0]]
-        folders = [WorkFolder(work).run(run) for run in runs]
-        folders += [path for run in runs for path in sorted(work.glob(f"{FOLDS}/*/runs/{run}"))]
-        records = [folder / "run.json" for folder in folders]
-        about = [_chosen_text(records)] if each.get("choose") else [str(each["method"])] * (name != each["method"])
+        records = [record for run in runs for record in records_of[run]]
+        about = [_chosen_text(records) if each.get("choose") else str(each["method"]) * (name != each["method"])]
         about += ["the tissue mask beside the pixels"] * (each.get("mask") == "normalise")
-        if each.get("mask") == "interior":
-            about.append(_crops_text(records))
-        rows.append(name + (f" ({', '.join(about)})" if about else ""))
+        known = [text for text in (*about, _crops_text(records)) if text]
+        rows.append(name + (f" ({', '.join(known)})" if known else ""))
     return [f"Rows: {'; '.join(rows)}."] if rows else []
 
 
-def _chosen_text(paths: Sequence[Path]) -> str:
-    found = [f"{each['mask']} {each['method']}" for path in paths if (each := _chosen_in(path))]
-    return "validation chose " + ", ".join(f"{name} {n} times" for name, n in Counter(found).items())
+def _chosen_text(records: Sequence[Mapping[str, Any]]) -> str:
+    chosen: dict[int, Counter[str]] = defaultdict(Counter)  # by how many candidates stood
+    for record in records:
+        rows = csv.DictReader((record["folder"] / "history.csv").read_text().splitlines())  # none where nothing selects
+        stood, head = {(row["mask"], row["method"]) for row in rows}, record["chosen"]
+        chosen[max(len(stood), 1)][f"{head['mask']} {head['method']}"] += 1
+    return "; ".join(
+        f"of {pluralize(stood, 'candidate')} {'validation chose' if stood > 1 else 'nothing was chosen:'} "
+        + ", ".join(f"{name} {pluralize(n, 'time')}" for name, n in heads.items())
+        for stood, heads in sorted(chosen.items(), reverse=True)
+    )
 
 
-def _chosen_in(path: Path) -> Mapping[str, Any]:
-    return read_json(path).get("chosen", {}) if path.is_file() else {}
-
-
-def _crops_text(paths: Sequence[Path]) -> str:
-    crops = [found for path in paths if path.is_file() and (found := read_json(path).get("crops"))]
+def _crops_text(records: Sequence[Mapping[str, Any]]) -> str:
+    crops = [record["crops"] for record in records if "crops" in record]
     if not crops:
-        return "crops that lie wholly in tissue"
+        return ""
     sides = " or ".join(str(side) for side in sorted({each["crop_px"] for each in crops}))
     train, val = (max(each["without"][split] for each in crops) for split in ("train", "val"))
     return (
@@ -529,23 +545,37 @@ def _search(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _rule(settings: Sequence[Mapping[str, Any]], split: str) -> str:
-    select = list(
-        dict.fromkeys(str(each["tune.objective"] if each.get("search") else each["select"]) for each in settings)
-    )
-    by = " or ".join(_SELECTED[name] for name in select)
-    tuned = {bool(each["tune_threshold"]) for each in settings}
-    at = "at a decision threshold of 0" if tuned == {False} else "at the decision threshold that is best there"
-    if select == ["last"]:
-        return f"The last step is judged {at}."
-    evaluations = " or ".join(dict.fromkeys(str(each["evaluations"]) for each in settings))
-    what = "Trials, and" if any(each.get("search") for each in settings) else "Of each run"
-    of_each = " of each," if what.startswith("Trials") else ""
-    compared = "Heads" if evaluations == "1" else f"{what} {evaluations} checkpoints{of_each}"
+def _rule(
+    settings: Mapping[str, Mapping[str, Any]], records: Mapping[str, Sequence[Mapping[str, Any]]], split: str
+) -> str:
+    selecting = [each for each in settings.values() if each.get("search") or each["select"] != "last"]
+    evaluations = [str(each["evaluations"]) for each in selecting if _is_learnt(each)]
+    compared = ["trials"] * any(each.get("search") for each in selecting)
+    compared += ["the heads of each penalty"] * any(each.get("frozen") for each in selecting)
+    compared += [f"{' or '.join(dict.fromkeys(evaluations))} checkpoints of each network"] * bool(evaluations)
+    select = (str(each["tune.objective"] if each.get("search") else each["select"]) for each in selecting)
+    by = " or ".join(_SELECTED[name] for name in dict.fromkeys(select))
+    known = [(each, record) for run, each in settings.items() for record in records[run] or [{}]]
+    at = dict.fromkeys(_threshold_text(each, record) for each, record in known)
+    what = f"{' and '.join(compared)} were compared by {by}" if compared else "nothing was compared"
     return (
-        f"{compared} were compared by {by} on validation, {at}; {split} accuracies "
-        "are at that threshold. Patches without an answer count as wrong."
+        f"{what[0].upper()}{what[1:]} on validation, at {' or '.join(at)}; {split} accuracies are at that threshold. "
+        "Patches without an answer count as wrong."
     )
+
+
+def _is_learnt(settings: Mapping[str, Any]) -> bool:
+    return not settings.get("frozen") and settings.get("architecture") != LINEAR_HEAD
+
+
+def _threshold_text(settings: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    # It is not where validation lacks a group, or selects nothing.
+    is_tuned = record.get("validation", {"is_threshold_tuned": settings["tune_threshold"]}).get("is_threshold_tuned")
+    if not is_tuned:
+        return "a decision threshold of 0"
+    share = settings.get("sensitivity")
+    found = "is best" if share is None else f"has a sensitivity of {100 * share:g} %"
+    return f"the decision threshold that {found} there"
 
 
 def software_text() -> str:
