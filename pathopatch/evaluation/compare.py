@@ -40,6 +40,7 @@ from pathopatch.metrics.equal_area import DISTANCE
 LEAST_PARTNERED = 0.5
 """Share of tumour patches with a partner at equal area below which it is said: they may not stand for the others."""
 _MEASURES = ("wga", "gba", "average", "auroc")
+_MASKS = {"none": "", "normalise": "masked", "interior": "crops within tissue"}
 _WRITTEN = (
     "run", "method", "variant", "seed", "attribute", "split", "n", "unit", "patients", "smallest_group_n",
     "decision_threshold", "wga", "wga_low", "wga_high", "wga_at_zero", "wga_val", "gba", "auroc", "equal_area",
@@ -104,7 +105,7 @@ def comparison(
 ) -> pd.DataFrame:
     """Return what `compare` returns and write nothing; arguments and errors as there."""
     config = config or EvaluateConfig()
-    names = _in_study_order(work, evaluated_runs(work)) if runs is None else list(runs)
+    names = evaluated_runs(work) if runs is None else list(runs)
     require_these_groups(work, names)
     splits = ("test", "val") if split is None else (split,)
     # The first split that any run has: all rows of a comparison are of one split.
@@ -120,6 +121,11 @@ def comparison(
     table = pd.DataFrame(rows)
     settings_of = {name: run_settings(work, name) for name in table["run"].unique()}
     table = table.join(describe_runs(settings_of), on="run")
+    path = WorkFolder(work).tiled.root / "study.json"
+    study = read_json(path) if path.is_file() else {}
+    listed = [*study.get("methods", ()), *(row["name"] for row in study.get("runs", ()))]
+    place = {name: number for number, name in enumerate(listed)}
+    table = table.sort_values("row", key=lambda names: names.map(place), kind="stable")  # others come last, by name
     table["reference"] = [reference_run(table, row) for _, row in table.iterrows()]
     groups = read_table(WorkFolder(work).groups)
     patient = units_of(groups.set_index("patch_id"))
@@ -147,16 +153,6 @@ def comparison(
 def evaluated_runs(work: Path) -> list[str]:
     """Return the names of the runs that have an evaluation, sorted."""
     return sorted(path.parent.parent.name for path in work.glob("runs/*/evaluation/metrics.json"))
-
-
-def _in_study_order(work: Path, names: Sequence[str]) -> list[str]:
-    """Return runs in the order of the study's methods and then of its rows; others come last, in the given order."""
-    path = WorkFolder(work).tiled.root / "study.json"
-    study = read_json(path) if path.is_file() else {}
-    rows = [*study.get("methods", ()), *(row["name"] for row in study.get("runs", ()))]
-    configs = {name: read_config(WorkFolder(work).run(name)) for name in names}
-    row_of = {name: config.get("row_name") or config.get("method") for name, config in configs.items()}
-    return sorted(names, key=lambda name: rows.index(row_of[name]) if row_of[name] in rows else len(rows))
 
 
 def preferred_run(work: Path, *, threshold: float) -> str:
@@ -296,10 +292,16 @@ def _about(work: Path, name: str) -> dict[str, Any]:
     """Return the settings that a run is compared by; a bundle from elsewhere has none and is its own method."""
     raw = read_config(WorkFolder(work).run(name))
     composed = raw.get("composing", {}).get("share") or raw.get("intervene")  # the latter of runs of 0.1.0
+    method, mask = str(raw.get("method", name)), _MASKS.get(raw.get("mask", "none"), "masked")
+    called = "chosen head" if raw.get("choose") else method
+    trained = ", ".join(filter(None, [called, mask, "composed patches" if composed else ""]))
     return {
-        "method": str(raw.get("method", name)),
+        "method": method,
+        "row": raw.get("row_name") or method,
+        "title": "plain training" if trained == "erm" else trained,
         "seed": int(raw.get("seed", 0)),
-        "is_plain": raw.get("mask", "none") == "none" and not (composed or raw.get("choose")),
+        "is_default": bool(raw.get("choose")) or method == "auto",  # of `train`: frozen, by steps
+        "is_plain": trained == method,
         **budget_of(work, name, raw),
         "trained_threshold": float("nan") if raw.get("bins") else raw.get("threshold", float("nan")),
         "trained_attribute": training_label(raw),

@@ -52,11 +52,10 @@ def evaluate_logits(
     `margin` (N,) is the logit of tumour minus that of non-tumour; tumour is predicted above `decision_threshold`.
     `zero`, one or (N,), is the margin at which the network's own logit is 0: another where a threshold was taken off.
     `label` is 0 or 1, `attribute` 0 to `n_values` - 1, `patient` what is resampled, all (N,). `answered` (N,) are the
-    patches that the model judges at all: others count as wrong, in AUROC in each of their pairs.
+    patches that the model judges at all: others are wrong, in each pair of AUROC too, of which `answered` is without.
 
     The result has `n`, `patients`, `smallest_group_n`, `decision_threshold`, `groups` (see `_one_group`), `wga`, `gba`,
-    `average`, `auroc` (dicts of value, low, high; of AUROC also `answered`, without patches that have no answer), and
-    `wga_at_zero` (at a decision threshold of `zero`).
+    `average`, `auroc` (dicts of value, low, high), and `wga_at_zero` (at a decision threshold of `zero`).
     Intervals are NaN with fewer than two patients; a resample without one of the groups does not count for WGA and GBA.
 
     Raises

@@ -46,9 +46,8 @@ def is_plain_erm(table: pd.DataFrame) -> pd.Series[bool]:
 def reference_run(table: pd.DataFrame, row: pd.Series[Any]) -> str:
     """Return the ERM run that a row is compared with, of equal budget; "" if there is none.
 
-    It is of the setting with the highest mean validation WGA over seeds, then GBA; of equal ones, or without
-    validation, of the first in the table, which `comparison` lists in the order of the study. Of that setting the run
-    of the row's own seed is taken, else the best.
+    Its setting has the highest mean validation WGA over seeds, then GBA; of equal ones, or without validation, it is
+    the first in the table, in the order of the study. Of its runs that of the row's seed is taken, else the best.
     """
     erm = table[is_plain_erm(table) & (table["attribute"] == row["attribute"])]
     erm = erm[erm["rerun_of"] == ""]
@@ -62,10 +61,10 @@ def reference_run(table: pd.DataFrame, row: pd.Series[Any]) -> str:
         return ""
     # The mean over seeds: a setting that had luck with one seed would else be the reference of that seed.
     measures = ["wga_val", "gba_val"]
-    means = erm.groupby("settings_key", sort=False)[measures].mean().round(9)
-    best = means.sort_values(measures, ascending=False, na_position="last").index[0]
+    means = erm.groupby("settings_key", sort=False)[measures].mean().round(9)  # sums of decimals differ by rounding
+    best = means.sort_values(measures, ascending=False).index[0]
     own = erm[erm["settings_key"] == best].assign(is_other_seed=erm["seed"] != row["seed"])
-    ranked = own.sort_values(["is_other_seed", *measures], ascending=[True, False, False], na_position="last")
+    ranked = own.sort_values(["is_other_seed", *measures], ascending=[True, False, False])
     return str(ranked["run"].iloc[0])
 
 

@@ -10,7 +10,7 @@ import csv
 import subprocess
 import sys
 import textwrap
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -67,9 +67,7 @@ _NOTE = (
     "tumour and non-tumour patches of nearly the same tissue fraction, with the same interval. Smallest group: its "
     "patches and {unit}s in the test split; nothing can be claimed of a row marked *."
 )
-_SELECTED = {
-    "wga": "worst-group accuracy", "gba": "group-balanced accuracy", "equal_area": "AUROC at equal area",
-}  # fmt: skip
+_SELECTED = {"wga": "worst-group accuracy", "gba": "group-balanced accuracy", "equal_area": "AUROC at equal area"}
 _PACKAGES = ("numpy", "torch", "timm", "scikit-image", "openslide-python")
 
 
@@ -369,16 +367,16 @@ def methods_text(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> 
 
     `table` is what `comparison` returned.
     """
-    settings = {name: found for name in table["run"].unique() if "select" in (found := run_settings(work, name))}
+    known = {name: found for name in table["run"].unique() if "select" in (found := run_settings(work, name))}
+    settings = {name: {**found, "records": _records(work, name)} for name, found in known.items()}
     groups = read_table(WorkFolder(work).groups)
     every, variants = list(settings.values()), dict(zip(table["run"], table["variant"], strict=True))
-    records = {name: _records(work, name) for name in settings}
     folds = groups["fold"].nunique() if "fold" in groups else 1
     sentences = [_data(groups), _grouping(groups, table), *_training(every, folds)]
-    sentences += _rows_text(work, settings, variants, records)
+    sentences += _rows_text(work, settings, variants)
     sentences += _search(every)
     if every:
-        sentences.append(_rule(settings, records, str(table["split"].iloc[0])))
+        sentences.append(_rule(every, str(table["split"].iloc[0])))
     seeds = ", and Student's t over seeds" if table["seed"].nunique() > 1 else ""
     sentences += [
         f"AUROC at equal area: among patches{' of one fold' * (folds > 1)} whose tissue fractions differ by at most "
@@ -432,7 +430,7 @@ def _training(settings: Sequence[Mapping[str, Any]], folds: int) -> list[str]:
         return []
     frozen = [each for each in settings if each.get("frozen")]
     solved = [each for each in settings if each.get("architecture") == LINEAR_HEAD]
-    learnt = [each for each in settings if _is_learnt(each)]
+    learnt = [each for each in settings if each not in frozen and each not in solved]
 
     def values(name: str, of: Sequence[Mapping[str, Any]] = settings) -> str:
         return " or ".join(dict.fromkeys(f"{each[name]}" for each in of if name in each))
@@ -441,12 +439,11 @@ def _training(settings: Sequence[Mapping[str, Any]], folds: int) -> list[str]:
     parts = []
     if frozen:
         turns = f", by {values('inner_folds', frozen)} inner folds of training and validation" if folds > 1 else ""
-        is_chosen = any(each.get("select") != "last" for each in frozen)
-        penalty = f"their L2 penalty chosen on validation{turns}"
+        is_fixed = all(each.get("select") == "last" for each in frozen)
+        penalty = values("weight_decay", frozen) if is_fixed else f"chosen on validation{turns}"
         parts.append(
             f"linear heads on frozen networks ({values('architecture', frozen)}, patches of "
-            f"{values('input_px', frozen)} px) were solved exactly, "
-            + (penalty if is_chosen else f"with an L2 penalty of {values('weight_decay', frozen)}")
+            f"{values('input_px', frozen)} px) were solved exactly, their L2 penalty {penalty}"
         )
     if solved:
         penalty = "" if searched else f" with an L2 penalty of {values('weight_decay', solved)}"
@@ -471,12 +468,7 @@ def _records(work: Path, run: str) -> list[dict[str, Any]]:
     return [{**read_json(path), "folder": path.parent} for path in paths if path.is_file()]
 
 
-def _rows_text(
-    work: Path,
-    settings: Mapping[str, Mapping[str, Any]],
-    variants: Mapping[str, str],
-    records_of: Mapping[str, Sequence[Mapping[str, Any]]],
-) -> list[str]:
+def _rows_text(work: Path, settings: Mapping[str, Mapping[str, Any]], variants: Mapping[str, str]) -> list[str]:
     """Return what each row is, where its name does not tell it all; `variants` are those of a comparison, by run."""
     runs_of: dict[str, list[str]] = {}
     for run, each in settings.items():
@@ -485,24 +477,24 @@ def _rows_text(
     rows = []
     for name, runs in runs_of.items():
         each = settings[runs[0]]
-        records = [record for run in runs for record in records_of[run]]
-        about = [_chosen_text(records) if each.get("choose") else str(each["method"]) * (name != each["method"])]
-        about += ["the tissue mask beside the pixels"] * (each.get("mask") == "normalise")
-        known = [text for text in (*about, _crops_text(records)) if text]
-        rows.append(name + (f" ({', '.join(known)})" if known else ""))
+        records = [record for run in runs for record in settings[run]["records"]]
+        own = _chosen_text(records) if each.get("choose") else str(each["method"]) * (name != each["method"])
+        mask = "the tissue mask beside the pixels" * (each.get("mask") == "normalise")
+        about = ", ".join(filter(None, [own, mask, _crops_text(records)]))
+        rows.append(name + (f" ({about})" if about else ""))
     return [f"Rows: {'; '.join(rows)}."] if rows else []
 
 
 def _chosen_text(records: Sequence[Mapping[str, Any]]) -> str:
-    chosen: dict[int, Counter[str]] = defaultdict(Counter)  # by how many candidates stood
+    found: Counter[tuple[str, int]] = Counter()
     for record in records:
-        rows = csv.DictReader((record["folder"] / "history.csv").read_text().splitlines())  # none where nothing selects
-        stood, head = {(row["mask"], row["method"]) for row in rows}, record["chosen"]
-        chosen[max(len(stood), 1)][f"{head['mask']} {head['method']}"] += 1
+        rows = csv.DictReader((record["folder"] / "history.csv").read_text().splitlines())
+        stood = len({(row["mask"], row["method"]) for row in rows})  # none where nothing selects
+        found[f"{record['chosen']['mask']} {record['chosen']['method']}", stood] += 1
     return "; ".join(
-        f"of {pluralize(stood, 'candidate')} {'validation chose' if stood > 1 else 'nothing was chosen:'} "
-        + ", ".join(f"{name} {pluralize(n, 'time')}" for name, n in heads.items())
-        for stood, heads in sorted(chosen.items(), reverse=True)
+        f"{head} {pluralize(n, 'time')}, "
+        + (f"chosen by validation of {stood} candidates" if stood > 1 else "the only candidate, so nothing was chosen")
+        for (head, stood), n in found.items()
     )
 
 
@@ -545,33 +537,26 @@ def _search(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _rule(
-    settings: Mapping[str, Mapping[str, Any]], records: Mapping[str, Sequence[Mapping[str, Any]]], split: str
-) -> str:
-    selecting = [each for each in settings.values() if each.get("search") or each["select"] != "last"]
-    evaluations = [str(each["evaluations"]) for each in selecting if _is_learnt(each)]
+def _rule(settings: Sequence[Mapping[str, Any]], split: str) -> str:
+    selecting = [each for each in settings if each.get("search") or each["select"] != "last"]
+    evaluations = dict.fromkeys(str(each["evaluations"]) for each in selecting if each["evaluations"] > 1)
     compared = ["trials"] * any(each.get("search") for each in selecting)
     compared += ["the heads of each penalty"] * any(each.get("frozen") for each in selecting)
-    compared += [f"{' or '.join(dict.fromkeys(evaluations))} checkpoints of each network"] * bool(evaluations)
-    select = (str(each["tune.objective"] if each.get("search") else each["select"]) for each in selecting)
-    by = " or ".join(_SELECTED[name] for name in dict.fromkeys(select))
-    known = [(each, record) for run, each in settings.items() for record in records[run] or [{}]]
-    at = dict.fromkeys(_threshold_text(each, record) for each, record in known)
-    what = f"{' and '.join(compared)} were compared by {by}" if compared else "nothing was compared"
+    compared += [f"{' or '.join(evaluations)} checkpoints of each network"] * bool(evaluations)
+    select = dict.fromkeys(each["tune.objective"] if each.get("search") else each["select"] for each in selecting)
+    by = " or ".join(_SELECTED[str(name)] for name in select)
+    at = dict.fromkeys(_threshold_text(each, record) for each in settings for record in each["records"] or [{}])
+    text = f"{' and '.join(compared)} were compared by {by}" if compared else "nothing was compared"
     return (
-        f"{what[0].upper()}{what[1:]} on validation, at {' or '.join(at)}; {split} accuracies are at that threshold. "
+        f"{text[0].upper()}{text[1:]} on validation, at {' or '.join(at)}; {split} accuracies are at that threshold. "
         "Patches without an answer count as wrong."
     )
 
 
-def _is_learnt(settings: Mapping[str, Any]) -> bool:
-    return not settings.get("frozen") and settings.get("architecture") != LINEAR_HEAD
-
-
 def _threshold_text(settings: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    # It is not where validation lacks a group, or selects nothing.
-    is_tuned = record.get("validation", {"is_threshold_tuned": settings["tune_threshold"]}).get("is_threshold_tuned")
-    if not is_tuned:
+    # It is not tuned either where validation lacks a group, or selects nothing.
+    asked = {"is_threshold_tuned": settings["tune_threshold"]}
+    if not record.get("validation", asked).get("is_threshold_tuned"):
         return "a decision threshold of 0"
     share = settings.get("sensitivity")
     found = "is best" if share is None else f"has a sensitivity of {100 * share:g} %"

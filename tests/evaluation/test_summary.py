@@ -163,8 +163,8 @@ def test_a_chosen_row_says_which_heads_validation_took(tmp_path: Path) -> None:
         (tmp_path / f"folds/{fold}/runs/a/history.csv").write_text(f"mask,method\n{rows}")
     (tmp_path / "folds/4/runs/a").mkdir(parents=True)  # was not trained
     assert summary._chosen_text(summary._records(tmp_path, "a")) == (
-        "of 3 candidates validation chose normalise erm 2 times, normalise resample 1 time; of 1 candidate nothing was "
-        "chosen: interior erm 1 time"
+        "normalise erm 2 times, chosen by validation of 3 candidates; normalise resample 1 time, chosen by validation "
+        "of 3 candidates; interior erm 1 time, the only candidate, so nothing was chosen"
     )
     config = {"choose": True, "method": "erm"}
     assert row_name(config, "erm", "seed 1") == "chosen head, seed 1"
@@ -174,7 +174,7 @@ def test_a_chosen_row_says_which_heads_validation_took(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "is_tuned", "start"),
     [
-        ({"select": "last", "frozen": True}, None, "Nothing was compared on validation, at a decision threshold of 0; "),
+        ({"select": "last", "frozen": True}, None, "Nothing was compared on validation, at a decision threshold of 0;"),
         ({"select": "gba", "sensitivity": 0.95}, True, "2 checkpoints of each network were compared by group-balanced "
          "accuracy on validation, at the decision threshold that has a sensitivity of 95 % there; "),
         ({"select": "wga"}, False, "2 checkpoints of each network were compared by worst-group accuracy on validation, "
@@ -183,10 +183,10 @@ def test_a_chosen_row_says_which_heads_validation_took(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_the_methods_paragraph_says_how_a_run_was_selected(settings: Any, is_tuned: bool | None, start: str) -> None:
     validation = {} if is_tuned is None else {"is_threshold_tuned": is_tuned}  # nothing is known where nothing selects
-    of_run = settings | {"tune_threshold": True, "evaluations": 2}
-    assert summary._rule({"a": of_run}, {"a": [{"validation": validation}]}, "test").startswith(start)
+    of_run = settings | {"tune_threshold": True, "evaluations": 2, "records": [{"validation": validation}]}
+    assert summary._rule([of_run], "test").startswith(start)
     frozen = {"frozen": True, "architecture": "lite", "input_px": 9, "weight_decay": 0.3, "seed": 0, "select": "last"}
-    assert "solved exactly, with an L2 penalty of 0.3; 1 run" in summary._training([frozen], 0)[0]
+    assert "solved exactly, their L2 penalty 0.3; 1 run" in summary._training([frozen], 0)[0]
 
 
 STAMP = Stamp(stage="groups", settings={"is": "c"})
@@ -254,9 +254,12 @@ def stated(work: Path) -> Iterator[str]:
             history = pd.concat(pd.read_csv(record["folder"] / "history.csv") for record in own)
             stood = len(history[["mask", "method"]].drop_duplicates())
             heads = Counter(f"{record['chosen']['mask']} {record['chosen']['method']}" for record in own)
-            verb = "validation chose" if stood > 1 else "nothing was chosen:"
-            names = ", ".join(f"{name} {pluralize(n, 'time')}" for name, n in heads.items())
-            yield f"of {pluralize(stood, 'candidate')} {verb} {names}"
+            of = (
+                f"chosen by validation of {stood} candidates"
+                if stood > 1
+                else "the only candidate, so nothing was chosen"
+            )
+            yield "; ".join(f"{name} {pluralize(n, 'time')}, {of}" for name, n in heads.items())
         if crops := [record["crops"] for record in own if "crops" in record]:
             without = [max(each["without"][split] for each in crops) for split in ("train", "val")]
             yield (
