@@ -1,7 +1,7 @@
 """Compare the evaluated runs, with what each gained or lost on every group against ERM, as a table and as text.
 
-"ERM" is the better of plain and class-balanced ERM by validation WGA, of the same seed where there is one: see
-`reference_run`.
+"ERM" is the better of plain ERM settings, class-balanced among them, by their mean validation WGA over seeds; of its
+runs that of the same seed where there is one: see `reference_run`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from pathopatch.metrics.intervals import NO_INTERVAL
 LEAST_PARTNERED = 0.5
 """Share of tumour patches with a partner at equal area below which it is said: they may not stand for the others."""
 _MEASURES = ("wga", "gba", "average", "auroc")
+_MASKS = {"none": "", "normalise": "masked", "interior": "crops within tissue"}
 _WRITTEN = (
     "run", "method", "variant", "seed", "attribute", "split", "n", "unit", "patients", "smallest_group_n",
     "decision_threshold", "wga", "wga_low", "wga_high", "wga_at_zero", "wga_val", "gba", "auroc", "equal_area",
@@ -122,6 +123,11 @@ def comparison(
     table = pd.DataFrame(rows)
     settings_of = {name: run_settings(work, name) for name in table["run"].unique()}
     table = table.join(describe_runs(settings_of), on="run")
+    path = WorkFolder(work).tiled.root / "study.json"
+    study = read_json(path) if path.is_file() else {}
+    listed = [*study.get("methods", ()), *(row["name"] for row in study.get("runs", ()))]
+    place = {name: number for number, name in enumerate(listed)}
+    table = table.sort_values("row", key=lambda names: names.map(place), kind="stable")  # others come last, by name
     table["reference"] = [reference_run(table, row) for _, row in table.iterrows()]
     measured = measured_runs(work, table, read_table(WorkFolder(work).groups), config)
     gains = [gains_of_row(row, table, measured) for _, row in table.iterrows()]
@@ -268,10 +274,16 @@ def _about(work: Path, name: str) -> dict[str, Any]:
     """Return the settings that a run is compared by; a bundle from elsewhere has none and is its own method."""
     raw = read_config(WorkFolder(work).run(name))
     composed = raw.get("composing", {}).get("share") or raw.get("intervene")  # the latter of runs of 0.1.0
+    method, mask = str(raw.get("method", name)), _MASKS.get(raw.get("mask", "none"), "masked")
+    called = "chosen head" if raw.get("choose") else method
+    trained = ", ".join(filter(None, [called, mask, "composed patches" if composed else ""]))
     return {
-        "method": str(raw.get("method", name)),
+        "method": method,
+        "row": raw.get("row_name") or method,
+        "title": "plain training" if trained == "erm" else trained,
         "seed": int(raw.get("seed", 0)),
-        "is_plain": raw.get("mask", "none") == "none" and not (composed or raw.get("choose")),
+        "is_default": bool(raw.get("choose")) or method == "auto",  # of `train`: frozen, by steps
+        "is_plain": trained == method,
         **budget_of(work, name, raw),
         "trained_threshold": float("nan") if raw.get("bins") else raw.get("threshold", float("nan")),
         "trained_attribute": training_label(raw),
