@@ -165,7 +165,7 @@ def _told(
     n, found = np.full((units, 4), patches), []
     for cohort in range(cohorts):
         rng = np.random.default_rng((cohort, units, patches))
-        fraction = (is_much + rng.random(shape)) / 2
+        fraction = (is_much + 0.04 + 0.92 * rng.random(shape)) / 2  # no pair at equal area lies astride 0.5
         noise = [rng.normal(0, PATIENT_SD, units)[:, None, None] + rng.normal(size=shape) for _ in range(2)]
         methods: tuple[dict[int, Measured], ...] = ({}, {})
         for seed in range(3):
