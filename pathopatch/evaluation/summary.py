@@ -41,7 +41,7 @@ from pathopatch.evaluation.group_scores import (
 )
 from pathopatch.evaluation.predicting import stored_predictions
 from pathopatch.evaluation.reference import claim_of
-from pathopatch.evaluation.run_settings import read_config, row_name, run_settings
+from pathopatch.evaluation.run_settings import ASSIGNMENT, read_config, row_name, run_settings
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes, unit_noun, units_of
 from pathopatch.groups.attribute import label_names
 from pathopatch.metrics.bootstrap import LEAST_EQUAL_AREA_GAIN, interval, ratio, resampled_multinomial, widened
@@ -61,10 +61,10 @@ ALPHA = 0.05
 LEAST_SEEDS = 3
 """Seeds that two rows must share for a difference to be shown: fewer do not tell how much the seed alone moves."""
 _NOTE = (
-    "Accuracies in percent. WGA: worst-group accuracy at the threshold that validation chose, mean and sd over seeds, "
-    "with its 95 % interval over {unit}s and seeds; of one seed over {unit}s alone. At equal area: AUROC among "
-    "tumour and non-tumour patches of nearly the same tissue fraction, with the same interval. Smallest group: its "
-    "patches and {unit}s in the test split; nothing can be claimed of a row marked *."
+    "Accuracies in percent. WGA: worst-group accuracy at the threshold that validation chose, mean and sd over seeds "
+    "(of exact heads over assignments to folds), with its 95 % interval over {unit}s and seeds; of one over {unit}s "
+    "alone. At equal area: AUROC among tumour and non-tumour patches of nearly the same tissue fraction, with the same "
+    "interval. Smallest group: its patches and {unit}s in the test split; nothing can be claimed of a row marked *."
 )
 _SELECTED = {
     "wga": "worst-group accuracy", "gba": "group-balanced accuracy", "equal_area": "AUROC at equal area",
@@ -369,6 +369,7 @@ def methods_text(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> 
 
     `table` is what `comparison` returned.
     """
+    table = table[table["rerun_of"] == ""]  # equal fits are one
     settings = {name: found for name in table["run"].unique() if "select" in (found := run_settings(work, name))}
     groups = read_table(WorkFolder(work).groups)
     every, variants = list(settings.values()), dict(zip(table["run"], table["variant"], strict=True))
@@ -379,6 +380,8 @@ def methods_text(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> 
     if every:
         sentences.append(_rule(every, str(table["split"].iloc[0])))
     seeds = ", and Student's t over seeds" if table["seed"].nunique() > 1 else ""
+    if seeds and every and all(ASSIGNMENT in each for each in every):
+        seeds += f": repetitions are other assignments of {unit_noun(groups)}s to folds, of which the first is above"
     sentences += [
         f"AUROC at equal area: among patches{' of one fold' * (folds > 1)} whose tissue fractions differ by at most "
         f"{DISTANCE:g}.",
@@ -470,8 +473,9 @@ def _rows_text(work: Path, settings: Mapping[str, Mapping[str, Any]], variants: 
     rows = []
     for name, runs in runs_of.items():
         each = settings[runs[0]]
-        folders = [WorkFolder(work).run(run) for run in runs]
-        folders += [path for run in runs for path in sorted(work.glob(f"{FOLDS}/*/runs/{run}"))]
+        folder = WorkFolder(work)
+        folders = [folder.run(run) for run in runs]
+        folders += [path for run in runs for path in sorted(folder.assignment_of(run).glob(f"{FOLDS}/*/runs/{run}"))]
         records = [folder / "run.json" for folder in folders]
         about = [_chosen_text(records)] if each.get("choose") else [str(each["method"])] * (name != each["method"])
         about += ["the tissue mask beside the pixels"] * (each.get("mask") == "normalise")

@@ -119,7 +119,7 @@ def _limits(study: Study) -> dict[str, Any]:
     table = study.comparison
     if table is None:
         return {}
-    seeds = table.groupby("settings_key")["seed"].nunique()
+    seeds = table[table["rerun_of"] == ""].groupby("settings_key")["seed"].nunique()
     return {
         "validation_groups": _small_validation_groups(study),
         "fewest_seeds": int(seeds.min()),
