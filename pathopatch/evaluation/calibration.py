@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from pathopatch.evaluation.group_scores import with_ends
 from pathopatch.groups import GroupingAttribute
-from pathopatch.metrics.bootstrap import interval, ratio, resampled, sums_by_patient
+from pathopatch.metrics.bootstrap import ratio, sums_by_patient
+from pathopatch.metrics.intervals import share_interval
 
 _N_BINS = 10  # of equal width, over probabilities from 0 to 1
 
@@ -24,9 +25,6 @@ def reliability(
     probability: NDArray[np.float64],
     label: NDArray[np.int64],
     patient: NDArray[Any],
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Return how predicted probabilities and the share of tumour (label 1) agree, by bins; arrays (N,).
 
@@ -38,22 +36,21 @@ def reliability(
     values = np.concatenate([is_in, is_in * probability[:, None], is_in * label[:, None]], axis=1)
     sums = sums_by_patient(values, patient)
     n, predicted, tumor = np.split(sums.sum(axis=0), 3)
-    draws = resampled(sums, resamples=resamples, seed=seed)
-    shares = ratio(draws[:, 2 * _N_BINS :], draws[:, :_N_BINS])
     return [
         {
             "low": number / _N_BINS,
             "high": (number + 1) / _N_BINS,
             "n": int(n[number]),
             "mean_probability": float(ratio(predicted[number], n[number])),
-            **with_ends("tumor_share", float(ratio(tumor[number], n[number])), *interval(shares[:, number])),
+            **with_ends("tumor_share", float(ratio(tumor[number], n[number])), *ends),
         }
         for number in range(_N_BINS)
+        if (ends := share_interval(sums[:, [2 * _N_BINS + number]], sums[:, [number]]))
     ]
 
 
 def reliability_by_attribute(
-    table: pd.DataFrame, patient: NDArray[Any], attribute: GroupingAttribute, *, resamples: int = 1000, seed: int = 0
+    table: pd.DataFrame, patient: NDArray[Any], attribute: GroupingAttribute
 ) -> list[list[dict[str, Any]]]:
     """Return the `reliability` of some predictions for each value of an attribute.
 
@@ -64,4 +61,4 @@ def reliability_by_attribute(
     parts = (
         (array[value == number] for array in (probability, label, patient)) for number in range(attribute.n_values)
     )
-    return [reliability(*part, resamples=resamples, seed=seed) for part in parts]
+    return [reliability(*part) for part in parts]

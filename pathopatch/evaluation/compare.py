@@ -21,21 +21,22 @@ from pathopatch.core.files import read_json, write_bytes
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.evaluate import by_attribute, require_current
 from pathopatch.evaluation.group_scores import null_to_nan, with_ends
-from pathopatch.evaluation.predicting import require_these_groups, stored_predictions
+from pathopatch.evaluation.predicting import require_these_groups
 from pathopatch.evaluation.reference import (
     budget_of,
-    equal_area_gain,
     gain_text,
     gains_of_row,
+    measured_runs,
     reference_run,
     unequal_budgets_text,
 )
 from pathopatch.evaluation.run_settings import describe_runs, read_config, run_settings
 from pathopatch.evaluation.slide_scores import scores_by, scores_text
 from pathopatch.evaluation.summary import summarise_runs
-from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes, unit_noun, units_of
+from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes, unit_noun
 from pathopatch.groups.attribute import label_names, training_label
 from pathopatch.metrics.equal_area import DISTANCE
+from pathopatch.metrics.intervals import NO_INTERVAL
 
 LEAST_PARTNERED = 0.5
 """Share of tumour patches with a partner at equal area below which it is said: they may not stand for the others."""
@@ -44,7 +45,8 @@ _WRITTEN = (
     "run", "method", "variant", "seed", "attribute", "split", "n", "unit", "patients", "smallest_group_n",
     "decision_threshold", "wga", "wga_low", "wga_high", "wga_at_zero", "wga_val", "gba", "auroc", "equal_area",
     "equal_area_low", "equal_area_high", "equal_area_even", "equal_area_floor", r"accuracy_\d+", "reference",
-    "gain_wga", "gain_wga_low", "gain_wga_high", "gain_equal_area", "gain_equal_area_low", "gain_equal_area_high",
+    "gain_seeds", "gain_wga", "gain_wga_low", "gain_wga_high", "gain_equal_area", "gain_equal_area_low",
+    "gain_equal_area_high",
 )  # fmt: skip
 
 
@@ -66,8 +68,8 @@ def compare(
     (NaN of bins), ``trained_attribute`` and ``attribute`` (by which the row is evaluated); wga, gba, average, auroc,
     equal_area, each with ``_low`` and ``_high``; ``equal_area_even`` and what else `equal_area` returns; ``left_out_0``
     and ``left_out_1``, patches of each label without a group; ``accuracy_g``, ``n_g``, ``patients_g`` of each group g;
-    ``unit``, what intervals resample and ``patients`` count (patient or block); reference (the ERM run), ``gain_wga``
-    and ``gain_equal_area`` with ``_low`` and ``_high``, ``gain_average`` and ``gain_auroc`` without.
+    ``unit``, what intervals resample and ``patients`` count (patient or block); reference (the ERM run), and what
+    `gains_of_row` returns over it.
 
     Raises
     ------
@@ -84,7 +86,7 @@ def compare(
 
 
 def written_columns(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a comparison with the columns of ``comparison.csv``: 33, and more where bins have more than four groups.
+    """Return a comparison with the columns of ``comparison.csv``: 34, and more where bins have more than four groups.
 
     They are settings, sizes of groups, WGA with its interval, at a decision threshold of 0 and on validation, GBA,
     AUROC, AUROC at equal area with its floor, the accuracy of each group, and the gains in WGA and at equal area; where
@@ -121,25 +123,8 @@ def comparison(
     settings_of = {name: run_settings(work, name) for name in table["run"].unique()}
     table = table.join(describe_runs(settings_of), on="run")
     table["reference"] = [reference_run(table, row) for _, row in table.iterrows()]
-    groups = read_table(WorkFolder(work).groups)
-    patient = units_of(groups.set_index("patch_id"))
-    attributes: dict[str, GroupingAttribute] = {
-        attribute.label: attribute for attribute in (*threshold_attributes(groups), *bins_attributes(groups))
-    }
-    predictions = {name: stored_predictions(work, name, split) for name in table["run"].unique()}
-    # No groups are in the gain at equal area, so it is the same at every threshold.
-    pairs = {
-        (run, other) for run, other in zip(table["run"], table["reference"], strict=True) if other not in ("", run)
-    }
-    at_equal_area = {
-        (run, other): equal_area_gain(predictions[run], predictions[other], patient, config) for run, other in pairs
-    }
-    unknown = with_ends("gain_equal_area", None, None, None)
-    gains = [
-        gains_of_row(row, table, predictions, patient, attributes, config)
-        | at_equal_area.get((row["run"], row["reference"]), unknown)
-        for _, row in table.iterrows()
-    ]
+    measured = measured_runs(work, table, read_table(WorkFolder(work).groups), config)
+    gains = [gains_of_row(row, table, measured) for _, row in table.iterrows()]
     table = pd.concat([table, pd.DataFrame(gains, index=table.index)], axis=1)
     return table.sort_values(["threshold", "method", "seed", "run"], kind="stable", ignore_index=True)
 
@@ -201,7 +186,7 @@ def comparison_text(work: Path, table: pd.DataFrame, contents: Mapping[str, Mapp
         gains += [f"  {tau:<5}{run:<26} {text}" for run, text in texts if text]
     if gains:
         lines += [
-            f"Gain over ERM, with its paired 95 % interval by bootstrap over {unit_noun(groups)}s:",
+            f"Gain over ERM, with its paired 95 % interval over {unit_noun(groups)}s and seeds:",
             *gains,
             "",
         ]
@@ -214,6 +199,8 @@ def comparison_text(work: Path, table: pd.DataFrame, contents: Mapping[str, Mapp
     whose = "that validation chose" if is_run else "of the model"
     lines.append(f"WGA is at the decision threshold {whose}; at 0: WGA at a decision threshold of 0.")
     lines.append(_equal_area_text(table, label_names(groups)))
+    if table[["wga_low", "equal_area_low"]].isna().any(axis=None):
+        lines.append(f"[-, -]: no interval, {NO_INTERVAL.format(unit=unit_noun(groups))}.")
     if is_run:
         unequal = unequal_budgets_text(table["search"].tolist(), table["reference"].tolist())
         lines.append(f"Trials and steps: all that the search of a run took. {unequal}".rstrip())
@@ -248,7 +235,7 @@ def rows_of(numbers: Mapping[str, Any], split: str, about: Mapping[str, Any]) ->
             key: scores[key] for key in ("n", "patients", "smallest_group_n", "decision_threshold")
         }
         for measure in _MEASURES:
-            row |= with_ends(measure, **scores[measure])
+            row |= with_ends(measure, *(scores[measure][end] for end in ("value", "low", "high")))
         row |= with_ends("equal_area", *(at_equal_area[end] for end in ("value", "low", "high")))
         row |= {f"equal_area_{key}": null_to_nan(at_equal_area[key]) for key in ("even", "floor", "pairs", "partnered")}
         row |= {f"left_out_{y}": n for y, n in enumerate(content["left_out"])}

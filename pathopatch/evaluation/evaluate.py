@@ -37,10 +37,13 @@ from pathopatch.groups import (
     unit_noun,
     units_of,
 )
-from pathopatch.metrics.bootstrap import interval
+from pathopatch.metrics.bootstrap import effective_count
 from pathopatch.metrics.equal_area import auroc_at_equal_area, equal_area_draws
+from pathopatch.metrics.intervals import difference_interval, rank_interval
 from pathopatch.models.bundle import bundle_fingerprint
 
+VERSION = 2
+"""Of ``metrics.json``; 2 has score intervals, and AUROC with patches that have no answer."""
 ALL = "all"
 """The split of all labelled patches together: the splits of a cohort mean nothing to a model from elsewhere."""
 
@@ -182,13 +185,15 @@ def evaluate_predictions(
             "bins": {bins.key: _scores(table, patient, bins, **common) for bins in bins_attributes(groups)},
             "equal_area": equal_area_by_fold(table, patient, **resampling),
             "left_out": [int((without_group == label).sum()) for label in (0, 1)],
-            "reliability": reliability_by_attribute(table, patient, attributes[0], **resampling),
-            **{
-                f"by_{of}": score_slides(table, groups, of=of, decision_threshold=decision_threshold, **resampling)
-                for of in SCORED
-            },
+            "reliability": reliability_by_attribute(table, patient, attributes[0]),
+            **{f"by_{of}": score_slides(table, groups, of=of, decision_threshold=decision_threshold) for of in SCORED},
         }
-    return {"decision_threshold": float(decision_threshold), "unit": unit_noun(groups), "splits": splits}
+    return {
+        "version": VERSION,
+        "decision_threshold": float(decision_threshold),
+        "unit": unit_noun(groups),
+        "splits": splits,
+    }
 
 
 def _scores(
@@ -227,10 +232,10 @@ def patient_scores(predictions: pd.DataFrame, groups: pd.DataFrame, *, decision_
 
 
 def require_current(numbers: Mapping[str, Any], place: Path) -> None:
-    """Refuse an evaluation that an earlier version wrote at a place: it has no AUROC at equal area, and no blocks."""
-    if "unit" not in numbers:
+    """Refuse an evaluation that an earlier version wrote at a place."""
+    if numbers.get("version") != VERSION:
         raise StaleArtefactError(
-            "the evaluation is of an earlier version, without AUROC at equal area",
+            "the evaluation is of an earlier version, whose intervals were others",
             place=str(place),
             remedy="run `pathopatch evaluate --force`",
         )
@@ -264,8 +269,9 @@ def equal_area_by_fold(
     reaches; `pairs`, and `partnered`, the share of tumour patches that have a partner.
     """
     arrays, unit = equal_area_arrays(table, patient)
-    low, high = interval(equal_area_draws(**arrays, unit=unit, resamples=resamples, seed=seed))
     found = auroc_at_equal_area(**arrays)
+    drawn = equal_area_draws(**arrays, unit=unit, resamples=resamples, seed=seed)
+    low, high = rank_interval(found.value, drawn, unit, arrays["label"])
     floor = auroc_at_equal_area(arrays["fraction"], arrays["label"], arrays["fraction"], stratum=arrays.get("stratum"))
     empty = np.flatnonzero(np.isnan(found.tenths)).tolist()
     return {
@@ -299,8 +305,9 @@ def ablation(
     for name in names:
         blanked, _ = equal_area_arrays(table.assign(logit=table[name]), patient)
         # Paired: each draw gives both, so what the patients have in common cancels.
-        ends = interval(equal_area_draws(**whole, **settings) - equal_area_draws(**blanked, **settings))
+        drawn = equal_area_draws(**whole, **settings) - equal_area_draws(**blanked, **settings)
         value, without = (auroc_at_equal_area(**arrays).value for arrays in (whole, blanked))
+        ends = difference_interval(value - without, drawn, effective_count(unit))
         row = {"channel": name.removeprefix(WITHOUT), "equal_area": value, "without": without}
         rows.append(row | with_ends("lost", value - without, *ends))
     return rows

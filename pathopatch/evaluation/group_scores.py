@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.core.text import pluralize, units_text
 from pathopatch.groups.group_sizes import SMALL_CELL
+from pathopatch.metrics.accuracy import auroc
 from pathopatch.metrics.bootstrap import (
+    LEAST_SEEDS,
     LEAST_UNITS,
     LEAST_UNITS_OF_A_GROUP,
-    auroc_of,
-    bootstrap_by_patient,
+    auroc_draws,
     effective_number,
-    interval,
     ratio,
-    resampled,
 )
+from pathopatch.metrics.intervals import rank_interval, share_interval, worst_interval
 
 LEAST_PATCHES = SMALL_CELL
 """Numbers of fewer are grey in all tables, and never a headline; so are those of fewer than five patients."""
@@ -51,12 +51,13 @@ def evaluate_logits(
 
     `margin` (N,) is the logit of tumour minus that of non-tumour; tumour is predicted above `decision_threshold`.
     `zero`, one or (N,), is the margin at which the network's own logit is 0: another where a threshold was taken off.
-    `label` is 0 or 1, `attribute` 0 to `n_values` - 1, `patient` what is resampled, all (N,). `answered` (N,) are the
-    patches that the model judges at all: others count as wrong, and AUROC leaves them out.
+    `label` is 0 or 1, `attribute` 0 to `n_values` - 1, `patient` what is independent, all (N,). `answered` (N,) are the
+    patches that the model judges at all: others count as wrong, also in each pair of AUROC.
 
     The result has `n`, `patients`, `smallest_group_n`, `decision_threshold`, `groups` (see `_one_group`), `wga`, `gba`,
-    `average`, `auroc` (dicts of value, low, high), and `wga_at_zero` (at a decision threshold of `zero`).
-    Intervals are NaN with fewer than two patients; a resample without one of the groups does not count for WGA and GBA.
+    `average`, `auroc` (dicts of value, low, high; that of AUROC with `answered`, without patches that have no answer),
+    and `wga_at_zero` (at a decision threshold of `zero`). Intervals are those of `pathopatch.metrics.intervals`, NaN
+    with too few patients; that of AUROC takes its spread from `resamples` draws of patients.
 
     Raises
     ------
@@ -69,23 +70,23 @@ def evaluate_logits(
     margin = np.asarray(margin, dtype=np.float64)
     label = np.asarray(label, dtype=np.int64)
     group = n_values * label + np.asarray(attribute, dtype=np.int64)
-    settings = {"resamples": resamples, "seed": seed}
     judged = np.ones(len(margin), np.bool_) if answered is None else np.asarray(answered, np.bool_)
     right, right_at_zero = (((margin > at) == (label == 1)) & judged for at in (decision_threshold, zero))
     hits, n = patient_counts(right, group, patient, n_groups=2 * n_values)
     hits_at_zero, _ = patient_counts(right_at_zero, group, patient, n_groups=2 * n_values)
-    area = auroc_of(margin[judged], label[judged])
-    low, high = bootstrap_by_patient(area, patient[judged], **settings)
+    score = np.where(judged, margin, np.where(label == 1, -np.inf, np.inf))  # no answer is wrong in each pair
+    area, drawn = auroc(score, label), auroc_draws(score, label, patient, resamples=resamples, seed=seed)
     return {
         "n": len(margin),
         "patients": len(n),
         "smallest_group_n": int(n.sum(axis=0).min()),
         "decision_threshold": float(decision_threshold),
-        "groups": [_one_group(g, hits[:, g], n[:, g], n_values=n_values, **settings) for g in range(2 * n_values)],
-        "wga": with_interval(hits, n, np.min, **settings),
-        "gba": with_interval(hits, n, np.mean, **settings),
-        "average": with_interval(hits.sum(axis=1)[:, None], n.sum(axis=1)[:, None], np.mean, **settings),
-        "auroc": {"value": area(np.arange(np.count_nonzero(judged))), "low": low, "high": high},
+        "groups": [_one_group(g, hits[:, g], n[:, g], n_values=n_values) for g in range(2 * n_values)],
+        "wga": _ends(pooled_accuracy(hits, n).min(), worst_interval(hits, n)),
+        "gba": _ends(pooled_accuracy(hits, n).mean(), share_interval(hits, n)),
+        "average": _share(hits.sum(axis=1), n.sum(axis=1)),
+        "auroc": _ends(area, rank_interval(area, drawn, patient, label))
+        | {"answered": auroc(margin[judged], label[judged])},
         "wga_at_zero": float(pooled_accuracy(hits_at_zero, n).min()),
     }
 
@@ -142,26 +143,13 @@ def pooled_accuracy(hits: NDArray[np.int64], n: NDArray[np.int64]) -> NDArray[np
     return accuracy
 
 
-def with_interval(
-    hits: NDArray[np.int64],
-    n: NDArray[np.int64],
-    summary: Callable[..., Any],
-    *,
-    resamples: int,
-    seed: int,
-) -> dict[str, float]:
-    """Return value, low and high: `np.min` or `np.mean` of the group accuracies, with its 95 % interval by patients.
-
-    `hits` and `n` are as `patient_counts` returns them. The interval is NaN with fewer than two patients.
-    """
-    low, high = interval(summary(ratio(*resampled_counts(hits, n, resamples=resamples, seed=seed)), axis=1))
-    return {"value": float(summary(pooled_accuracy(hits, n))), "low": low, "high": high}
+def _share(hits: NDArray[np.int64], n: NDArray[np.int64]) -> dict[str, float]:
+    """Return the accuracy over patients (P,) with its interval."""
+    return _ends(float(ratio(hits.sum(), n.sum())), share_interval(hits[:, None], n[:, None]))
 
 
-def resampled_counts(*counts: NDArray[np.int64], resamples: int, seed: int) -> list[NDArray[np.float64]]:
-    """Return the sums of counts (P, 2 A) over resampled patients, (R, 2 A) each: the same patients for all."""
-    draws = resampled(np.concatenate(counts, axis=1).astype(np.float64), resamples=resamples, seed=seed)
-    return np.split(draws, len(counts), axis=1)
+def _ends(value: float, ends: tuple[float, float]) -> dict[str, float]:
+    return {"value": float(value), "low": ends[0], "high": ends[1]}
 
 
 def with_ends(name: str, value: float | None, low: float | None, high: float | None) -> dict[str, float]:
@@ -230,6 +218,11 @@ def too_few_of(row: Mapping[Any, Any]) -> dict[str, str]:
     return {place: reason for place, reason in reasons.items() if reason}
 
 
+def too_few_seeds(seeds: float) -> str:
+    """Return why a difference of two rows that share so many seeds is not shown; empty if it may be."""
+    return "" if seeds >= LEAST_SEEDS else f"only {pluralize(int(seeds), 'seed')} of both"
+
+
 def smallest_group(row: Mapping[Any, Any]) -> dict[str, Any]:
     """Return patches and patients of the smallest group of a row; of groups that are too small, if any is.
 
@@ -274,13 +267,11 @@ def _check(
         )
 
 
-def _one_group(
-    number: int, hits: NDArray[np.int64], n: NDArray[np.int64], *, n_values: int, resamples: int, seed: int
-) -> dict[str, Any]:
+def _one_group(number: int, hits: NDArray[np.int64], n: NDArray[np.int64], *, n_values: int) -> dict[str, Any]:
     """Return one group's row."""
     # A patient without patches in the group says nothing about it.
     hits, n = hits[n > 0], n[n > 0]
-    accuracy = with_interval(hits[:, None], n[:, None], np.mean, resamples=resamples, seed=seed)
+    accuracy = _share(hits, n)
     return {
         "group": number,
         "label": number // n_values,

@@ -7,11 +7,13 @@ the patches that both runs predicted, and an interval resamples patients for bot
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.files import read_json
@@ -20,16 +22,17 @@ from pathopatch.evaluation.group_scores import (
     effective_sizes,
     equal_area_arrays,
     is_right,
-    n_groups_of,
     patient_counts,
     pooled_accuracy,
-    resampled_counts,
     too_few_of,
+    too_few_seeds,
     with_ends,
 )
-from pathopatch.groups import GroupingAttribute
-from pathopatch.metrics.bootstrap import LEAST_EQUAL_AREA_GAIN, effective_count, interval, ratio, widened
+from pathopatch.evaluation.predicting import stored_predictions
+from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes, units_of
+from pathopatch.metrics.bootstrap import LEAST_EQUAL_AREA_GAIN, effective_count
 from pathopatch.metrics.equal_area import auroc_at_equal_area, equal_area_draws
+from pathopatch.metrics.intervals import difference_interval, over_repetitions, worst_difference_interval
 
 ERM_METHODS = ("erm", "erm-balanced")
 SEARCH_FILE = "search.json"
@@ -63,67 +66,134 @@ def reference_run(table: pd.DataFrame, row: pd.Series[Any]) -> str:
     return str(ranked.loc[ranked.index.isin(paired.index), "run"].iloc[0])
 
 
-def gains_of_row(
-    row: pd.Series[Any],
-    table: pd.DataFrame,
-    predictions: Mapping[str, pd.DataFrame],
-    patient: pd.Series[Any],
-    attributes: Mapping[str, GroupingAttribute],
-    config: EvaluateConfig,
-) -> dict[str, float]:
-    """Return the gain in WGA of a comparison's row over its reference, with its paired, `widened` interval.
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What differences between runs of one split are made of, by one attribute."""
 
-    `predictions` are those of each run, indexed by patch_id like `patient`; `attributes` those of the groups, by label.
-    The columns are ``gain_wga`` with ``_low`` and ``_high``; the differences of the two rows, ``gain_average`` and
-    ``gain_auroc``; and what `effective_sizes` returns of the patches. Gains are NaN where there is no reference; an
-    interval is NaN with fewer than two patients.
-    """
-    own = predictions[row["run"]]
-    # A row without a reference is taken as its own, for the sizes of its groups.
-    name = row["reference"] or row["run"]
-    reference = predictions[name].reindex(own.index).dropna(subset=["logit"])
-    group = attributes[row["attribute"]].groups_in(own.loc[reference.index])
-    reference, group = reference[group >= 0], group[group >= 0]  # blank patches are in no bin
-    own = own.loc[reference.index]
-    # Each run keeps its own decision threshold, which its row at the same attribute holds.
-    other = table[(table["run"] == name) & (table["attribute"] == row["attribute"])].iloc[0]
-    cells: dict[str, Any] = {
-        "group": group,
-        "patient": patient.loc[own.index].to_numpy(dtype=str),
-        "n_groups": n_groups_of(dict(row)),
+    hits: NDArray[np.int64]  # (P, 2 A), as `patient_counts` returns them
+    n: NDArray[np.int64]
+    equal_area: float
+    drawn: NDArray[np.float64]  # (R,), AUROC at equal area in draws of units, the same for every run
+    units: float  # effective number of these
+
+    @property
+    def wga(self) -> float:
+        """Worst-group accuracy."""
+        return float(pooled_accuracy(self.hits, self.n).min())
+
+
+def measured_runs(
+    work: Path, table: pd.DataFrame, groups: pd.DataFrame, config: EvaluateConfig
+) -> dict[tuple[str, str], Measured]:
+    """Return what was measured of the runs of a comparison, by run and label of the attribute."""
+    patient = units_of(groups.set_index("patch_id"))
+    attributes: dict[str, GroupingAttribute] = {
+        by.label: by for by in (*threshold_attributes(groups), *bins_attributes(groups))
     }
-    hits, n = patient_counts(is_right(own, row["decision_threshold"]), **cells)
-    other_hits, _ = patient_counts(is_right(reference, other["decision_threshold"]), **cells)
-    settings = {"resamples": config.bootstrap, "seed": config.seed}
-    drawn, other_drawn, count = resampled_counts(hits, other_hits, n, **settings)
-    gained = ratio(drawn, count).min(axis=1) - ratio(other_drawn, count).min(axis=1)
-    sizes = effective_sizes(n)
-    value = float(pooled_accuracy(hits, n).min() - pooled_accuracy(other_hits, n).min())
-    gains = with_ends("gain_wga", value, *interval(widened(gained, sizes["effective_patients"])))
-    gains |= {f"gain_{measure}": row[measure] - other[measure] for measure in ("average", "auroc")}
-    return sizes | (gains if row["reference"] else dict.fromkeys(gains, float("nan")))
+    found = {}
+    for name, rows in table.groupby("run", sort=False):
+        predictions = stored_predictions(work, str(name), str(rows["split"].iloc[0]))
+        who = patient.loc[predictions.index].to_numpy(dtype=str)
+        # No groups are in AUROC at equal area, so it is the same by every attribute.
+        arrays, unit = equal_area_arrays(predictions, who)
+        drawn = equal_area_draws(**arrays, unit=unit, resamples=config.bootstrap, seed=config.seed)
+        value = auroc_at_equal_area(**arrays).value
+        for label, threshold in zip(rows["attribute"], rows["decision_threshold"], strict=True):
+            group = attributes[label].groups_in(predictions)
+            known = group >= 0  # blank patches are in no bin
+            right = is_right(predictions, threshold)[known]
+            counts = patient_counts(right, group[known], who[known], n_groups=2 * attributes[label].n_values)
+            found[str(name), str(label)] = Measured(*counts, value, drawn, effective_count(unit))
+    return found
 
 
-Claim = Literal["no interval", "better", "moved", "worse", "no difference"]
-Verdict = Literal["empty group", "too few", "plain", "no plain", Claim]
+def difference(own: Mapping[int, Measured], other: Mapping[int, Measured]) -> dict[str, float]:
+    """Return how much more a setting has than another, each by seed: the mean over the seeds that both have.
+
+    The columns are seeds, and wga and equal_area with their ends over units and seeds.
+    """
+    seeds = [seed for seed in sorted(own) if seed in other and np.array_equal(own[seed].n, other[seed].n)]
+    pairs = [(own[seed], other[seed]) for seed in seeds]
+    if not pairs:
+        return {"seeds": 0} | with_ends("wga", None, None, None) | with_ends("equal_area", None, None, None)
+    wga = np.array([first.wga - second.wga for first, second in pairs])
+    ends = np.array([worst_difference_interval(first.hits, second.hits, first.n) for first, second in pairs])
+    area = np.array([first.equal_area - second.equal_area for first, second in pairs])
+    area_ends = np.array(
+        [
+            difference_interval(value, first.drawn - second.drawn, first.units)
+            for value, (first, second) in zip(area, pairs, strict=True)
+        ]
+    )
+    return {
+        "seeds": len(pairs),
+        **with_ends("wga", *over_repetitions(wga, ends)),
+        **with_ends("equal_area", *over_repetitions(area, area_ends)),
+    }
+
+
+def gains_of_row(
+    row: pd.Series[Any], table: pd.DataFrame, measured: Mapping[tuple[str, str], Measured]
+) -> dict[str, float]:
+    """Return the gains of the setting of a comparison's row over that of its reference, over the seeds of both.
+
+    The columns are ``gain_wga`` and ``gain_equal_area`` with ``_low`` and ``_high``, ``gain_average`` and
+    ``gain_auroc``, ``gain_seeds``, and what `effective_sizes` returns of the patches. Without a seed of both the two
+    runs are compared. Gains are NaN where there is no reference, or the patches differ.
+    """
+    label, measures = row["attribute"], ["average", "auroc"]
+    sizes = effective_sizes(measured[row["run"], label].n)
+    at = table[table["attribute"] == label].set_index("run")
+    if row["reference"] == "":
+        gains = {"seeds": 0} | with_ends("wga", None, None, None) | with_ends("equal_area", None, None, None)
+        return sizes | {f"gain_{name}": value for name, value in (gains | dict.fromkeys(measures, np.nan)).items()}
+    once = at[at["rerun_of"] == ""]  # equal fits are one
+    own, other = (
+        {int(seed): str(run) for run, seed in runs["seed"].items()}
+        for runs in (once[once["settings_key"] == at.loc[row[name], "settings_key"]] for name in ("run", "reference"))
+    )
+    if not set(own) & set(other):
+        own, other = {0: row["run"]}, {0: row["reference"]}
+    gains = difference(*({seed: measured[run, label] for seed, run in runs.items()} for runs in (own, other)))
+    shared = sorted(set(own) & set(other))
+    means = (at.loc[[runs[seed] for seed in shared], measures].mean() for runs in (own, other))
+    first, second = means
+    return sizes | {f"gain_{name}": value for name, value in (gains | (first - second).to_dict()).items()}
+
+
+Outcome = Literal["no interval", "better", "evener", "traded", "worse", "no difference"]
+Verdict = Literal["empty group", "too few", "few seeds", "plain", "no plain", Outcome]
+OUTCOMES = (
+    "Better: the intervals of the gains in worst-group accuracy and at equal area are above 0. Evener: the former is, "
+    f"and at equal area a loss beyond {-LEAST_EQUAL_AREA_GAIN:g} is excluded. Traded: the former is, and the estimate "
+    f"at equal area is below {LEAST_EQUAL_AREA_GAIN:g}."
+)
 _LEADS: dict[Verdict, str] = {
     "too few": "debiased against plain training, without a claim",
-    "moved": "errors moved from one {area}group to the other",
+    "few seeds": "debiased against plain training, without a claim",
+    "evener": "errors are more even over {area}groups, and {label} is told as before",
+    "traded": "errors are more even over {area}groups, and {label} is told worse",
     "no difference": "no difference is shown",
 }
 
 
-def claim_of(low: float, high: float, equal_area_low: float) -> Claim:
-    """Return what a difference shows, by its paired interval in WGA and the lower end of that at equal area.
+def outcome_of(difference: Mapping[Any, Any], prefix: str = "") -> Outcome:
+    """Return what the intervals of a difference show, by columns wga and equal_area with their ends.
 
-    A shift of the decision between area groups raises WGA as well. So a gain there counts as better only if nothing is
-    lost at equal area; otherwise errors have moved.
+    A shift of the decision between area groups raises the worst group as well, and leaves the ranking as it is. So
+    *better* is more than no loss at equal area. Where a loss there is neither shown nor excluded, nothing is.
     """
+    low, high = (difference[f"{prefix}wga_{end}"] for end in ("low", "high"))
+    equal_area, equal_area_low = (difference[f"{prefix}equal_area{end}"] for end in ("", "_low"))
     if np.isnan(low) or (low > 0 and np.isnan(equal_area_low)):
         return "no interval"
-    if low > 0:
-        return "better" if equal_area_low > LEAST_EQUAL_AREA_GAIN else "moved"
-    return "worse" if high < 0 else "no difference"
+    if high < 0:
+        return "worse"
+    if low <= 0:
+        return "no difference"
+    if equal_area_low > LEAST_EQUAL_AREA_GAIN:
+        return "better" if equal_area_low > 0 else "evener"
+    return "traded" if equal_area < LEAST_EQUAL_AREA_GAIN else "no difference"
 
 
 def gain_verdict(row: Mapping[Any, Any]) -> Verdict:
@@ -134,7 +204,9 @@ def gain_verdict(row: Mapping[Any, Any]) -> Verdict:
         return "too few"
     if row["reference"] in ("", row["run"]):
         return "plain" if row["reference"] else "no plain"
-    return claim_of(row["gain_wga_low"], row["gain_wga_high"], row["gain_equal_area_low"])
+    if too_few_seeds(row["gain_seeds"]):
+        return "few seeds"
+    return outcome_of(row, "gain_")
 
 
 def gain_text(row: Mapping[Any, Any], by: GroupingAttribute) -> str:
@@ -149,52 +221,33 @@ def gain_text(row: Mapping[Any, Any], by: GroupingAttribute) -> str:
     if verdict == "empty group":
         return f"against {row['reference']}, not known, since a group has no patch"
     reasons = [f"too few, {reason} in {place}" for place, reason in too_few_of(row).items()]
+    reasons += [f"without a claim, {reason}" for reason in (too_few_seeds(row["gain_seeds"]),) if reason]
     lead = reasons[0] if reasons else lead_of(verdict, by)
     return f"against {row['reference']}, {lead}: {measured_text(row, by)}"
 
 
 def lead_of(verdict: Verdict, by: GroupingAttribute) -> str:
     """Return the words before what was measured."""
-    return _LEADS.get(verdict, verdict).format(area="" if by.is_patch_attribute else "area ")
+    return _LEADS.get(verdict, verdict).format(area="" if by.is_patch_attribute else "area ", label=by.label_names[1])
 
 
 def measured_text(row: Mapping[Any, Any], by: GroupingAttribute) -> str:
     """Return how far the worst group moved, what became of AUROC at equal area, and what fell, without a claim."""
-    verdict, gain, gain_at_equal_area = gain_verdict(row), row["gain_wga"], row["gain_equal_area"]
-    was = {name: row[name] - row[f"gain_{name}"] for name in ("equal_area", "auroc", "average")}
+    gain, verdict = row["gain_wga"], gain_verdict(row)
     text = f"the worst group {'fell' if gain < 0 else 'rose'} by {abs(100 * gain):.1f} points"
     if pd.notna(row["gain_wga_low"]):
-        ends = (f"{100 * row[f'gain_wga_{end}']:+.1f}" for end in ("low", "high"))
-        text += f" (95 % interval {' to '.join(ends)})"
-    if pd.notna(gain_at_equal_area):
-        both = f"at equal area {row['equal_area']:.3f}, was {was['equal_area']:.3f}"
-        if verdict != "better" and gain > 0 and not row["gain_equal_area_low"] > 0:
-            told = "told no better" if gain_at_equal_area <= 0 else "not shown to be told better"
-            both = f"and {by.label_names[1]} is {told} ({both})"
-        text += f", {both}"
-    for name, words, scale, unit in (("auroc", "AUROC", 1, ""), ("average", "average accuracy", 100, " %")):
-        before, now = (f"{scale * value:{'.1f' if unit else '.3f'}}" for value in (was[name], row[name]))
-        if row[name] < was[name] and before != now:
-            text += f"; {words} fell from {before} to {now}{unit}"
+        text += f" (95 % interval {100 * row['gain_wga_low']:+.1f} to {100 * row['gain_wga_high']:+.1f})"
+    text += f" over {row['gain_seeds']:.0f} seeds" if row["gain_seeds"] > 1 else ""
+    if pd.notna(row["gain_equal_area"]):
+        is_unclear = verdict == "no difference" and row["gain_wga_low"] > 0
+        ends = (f"{row[f'gain_equal_area{end}']:+.3f}" for end in ("", "_low", "_high"))
+        text += f", {'but a loss at equal area is not excluded,' if is_unclear else 'at equal area'} "
+        text += "{} ({} to {})".format(*ends)
+    for name, words, scale, unit in (("auroc", "AUROC", 1, ""), ("average", "average accuracy", 100, " points")):
+        fell = f"{-scale * row[f'gain_{name}']:{'.1f' if unit else '.3f'}}"
+        if row[f"gain_{name}"] < 0 and float(fell):
+            text += f"; {words} fell by {fell}{unit}"
     return text + (f"; the worst group, {100 * row['wga']:.1f} % right, is below a coin" if row["wga"] < 0.5 else "")
-
-
-def equal_area_gain(
-    own: pd.DataFrame, reference: pd.DataFrame, patient: pd.Series[Any], config: EvaluateConfig
-) -> dict[str, float]:
-    """Return the gain in AUROC at equal area over a reference, with its paired, `widened` interval by patient.
-
-    `own` and `reference` are predictions, of which the patches of both are compared, indexed by patch_id like
-    `patient`. The columns are ``gain_equal_area`` with ``_low`` and ``_high``.
-    """
-    reference = reference.reindex(own.index).dropna(subset=["logit"])
-    own = own.loc[reference.index]
-    who = patient.loc[own.index].to_numpy(dtype=str)
-    (arrays, unit), (others, _) = (equal_area_arrays(each, who) for each in (own, reference))
-    settings: dict[str, Any] = {"unit": unit, "resamples": config.bootstrap, "seed": config.seed}
-    drawn = equal_area_draws(**arrays, **settings) - equal_area_draws(**others, **settings)
-    value = auroc_at_equal_area(**arrays).value - auroc_at_equal_area(**others).value
-    return with_ends("gain_equal_area", value, *interval(widened(drawn, effective_count(unit))))
 
 
 def budget_of(work: Path, name: str, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from pathopatch.evaluation.group_scores import answers
 from pathopatch.groups import slides_of, units_of
 from pathopatch.groups.attribute import LABEL_NAMES
 from pathopatch.metrics.accuracy import auroc
-from pathopatch.metrics.bootstrap import interval
-from pathopatch.metrics.equal_area import auroc_at_equal_area, equal_area_draws
+from pathopatch.metrics.bootstrap import effective_count
+from pathopatch.metrics.equal_area import auroc_at_equal_area
+from pathopatch.metrics.intervals import mann_whitney_interval
 
 SCORED = ("slide", "patient")
 _SCORES = {"auroc": "mean_logit", "auroc_of_share": "positive_share"}
@@ -63,8 +64,6 @@ def score_slides(
     *,
     of: str,
     decision_threshold: float,
-    resamples: int = 1000,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """Return how well the slides, or patients, of some predictions are told apart, with intervals by unit.
 
@@ -77,8 +76,12 @@ def score_slides(
         not known, else "". What is not known is None.
     """
     rows = slide_rows(predictions, groups, of=of, decision_threshold=decision_threshold)
-    one = rows[rows["label"].notna()]
-    label, unit = one["label"].to_numpy(np.int64), one["unit"].to_numpy(str)
+    one = rows[rows["label"].notna()].reset_index(drop=True)
+    folds = one.groupby(one["fold"] if "fold" in one else np.zeros(len(one)))
+    label = one["label"].to_numpy(np.int64)
+    units = [  # of each label and fold: slides of one patient count as one
+        [effective_count(part.loc[label[part.index] == y, "unit"]) for _, part in folds] for y in (1, 0)
+    ]
     # Without an area, every two of one fold are a pair.
     pairs: dict[str, Any] = {"label": label, "fraction": np.zeros(len(one)), "stratum": one.get("fold")}
     scores: dict[str, Any] = {"n": len(one), "n_tumor": int(label.sum()), "left_out": len(rows) - len(one)}
@@ -86,8 +89,8 @@ def score_slides(
         score = one[column].to_numpy(np.float64)
         ends = dict.fromkeys(("value", "low", "high", "pooled"), float("nan"))
         if np.isfinite(score).all():
-            low, high = interval(equal_area_draws(score, **pairs, unit=unit, resamples=resamples, seed=seed))
             value = auroc_at_equal_area(score, **pairs).value
+            low, high = mann_whitney_interval(value, *units, units=effective_count(one["unit"]))
             ends = {"value": value, "low": low, "high": high, "pooled": auroc(score, label)}
         scores[name] = {end: None if np.isnan(value) else value for end, value in ends.items()}
     is_right = (one["mean_logit"].to_numpy(np.float64) > decision_threshold) == (label == 1)
@@ -112,6 +115,8 @@ def scores_text(scores: Mapping[str, Any]) -> str:
         value, low, high, pooled = (scores[name][end] for end in ("value", "low", "high", "pooled"))
         if value is not None:
             ends = "" if low is None else f" [{low:.3f}, {high:.3f}]"
+            if value == 1 and low is not None:
+                ends = f" (all pairs right, at least {low:.3f} by 95 %)"
             is_within = pooled is not None and abs(pooled - value) > _EQUAL
             parts.append(f"{words} {value:.3f}{ends}" + (f" (pooled {pooled:.3f})" if is_within else ""))
     if scores["accuracy"] is not None:

@@ -1,7 +1,7 @@
 """Summarise runs for a paper: each row over its seeds, and every two rows compared, as CSV, Markdown and LaTeX.
 
-Patients are drawn anew, the same draws for all rows, and the spread over seeds is added: see `_over_seeds`. The
-differences of two rows are so paired by patient and, where both have the same seeds, by seed.
+Intervals over patients are those of each run, and the spread over seeds is added: see `over_repetitions`. Differences
+of two rows are paired by patient and by seed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import fingerprint, read_table
 from pathopatch.core.config import LINEAR_HEAD, EvaluateConfig
@@ -31,26 +30,23 @@ from pathopatch.core.work_folder import FOLDS, WorkFolder
 from pathopatch.debias.methods import extrapolates
 from pathopatch.evaluation.group_scores import (
     answers,
-    effective_sizes,
-    equal_area_arrays,
     is_right,
-    patient_counts,
     smallest_group,
     too_few_of,
+    too_few_seeds,
     with_ends,
 )
 from pathopatch.evaluation.predicting import stored_predictions
-from pathopatch.evaluation.reference import claim_of
+from pathopatch.evaluation.reference import OUTCOMES, Measured, difference, measured_runs, outcome_of
 from pathopatch.evaluation.run_settings import ASSIGNMENT, read_config, row_name, run_settings
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes, unit_noun, units_of
 from pathopatch.groups.attribute import label_names
-from pathopatch.metrics.bootstrap import LEAST_EQUAL_AREA_GAIN, interval, ratio, resampled_multinomial, widened
-from pathopatch.metrics.equal_area import DISTANCE, auroc_at_equal_area, equal_area_draws
-from pathopatch.metrics.student_t import t_quantile, t_share_below
+from pathopatch.metrics.bootstrap import LEAST_SEEDS
+from pathopatch.metrics.equal_area import DISTANCE
+from pathopatch.metrics.intervals import NO_INTERVAL, over_repetitions, p_of_interval
 
 SUMMARY, PAIRS = "summary", "summary_pairs"
 _SETTING = ["trained_attribute", "attribute", "name", "settings_key"]
-_DRAWN_MEASURES = ("wga", "equal_area")
 _PLAIN = ("wga_at_zero", "gba", "auroc", "equal_area_even", "equal_area_floor")
 
 _RANGES = {
@@ -58,30 +54,17 @@ _RANGES = {
 }  # fmt: skip
 _VALUES = {"c_values": "c", "s_values": "c (beta + 1)"}
 ALPHA = 0.05
-LEAST_SEEDS = 3
-"""Seeds that two rows must share for a difference to be shown: fewer do not tell how much the seed alone moves."""
 _NOTE = (
     "Accuracies in percent. WGA: worst-group accuracy at the threshold that validation chose, mean and sd over seeds "
-    "(of exact heads over assignments to folds), with its 95 % interval over {unit}s and seeds; of one over {unit}s "
-    "alone. At equal area: AUROC among tumour and non-tumour patches of nearly the same tissue fraction, with the same "
-    "interval. Smallest group: its patches and {unit}s in the test split; nothing can be claimed of a row marked *."
+    "(or assignments), with its 95 % interval over {unit}s and seeds; of one over {unit}s alone. At equal area: AUROC "
+    "among tumour and non-tumour patches of nearly the same tissue fraction, with the same interval; -: none, {why}. "
+    "Smallest group: its patches and {unit}s in the test split; nothing can be claimed of a row marked *."
 )
 _SELECTED = {
     "wga": "worst-group accuracy", "gba": "group-balanced accuracy", "equal_area": "AUROC at equal area",
     "last": "being the last",
 }  # fmt: skip
 _PACKAGES = ("numpy", "torch", "timm", "scikit-image", "openslide-python")
-
-
-@dataclass(frozen=True, eq=False)
-class _Row:
-    """The runs of one setting: WGA and AUROC at equal area in draws of patients, and plain measures of each seed."""
-
-    seeds: tuple[int, ...]
-    values: Mapping[str, NDArray[np.float64]]  # `wga` and `equal_area`: (S,), of all patients
-    drawn: Mapping[str, NDArray[np.float64]]  # of the same names: (R, S), in draws of patients
-    measures: pd.DataFrame  # a row a seed
-    sizes: Mapping[str, Any]  # those of `smallest_group`, of the same patches in each seed, and `too_few`
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +77,9 @@ class Summary:
     specificity, answered and auroc: means over seeds. Where ``unit`` is block, what is counted as patients are blocks.
 
     `pairs` has every two rows: attribute, name, less (the other row), seeds that both have, wga and equal_area (the
-    differences) with their ends; p of WGA; is_shown: whether the interval of WGA excludes 0, both have at least three
-    seeds, and no group is too small to claim anything; is_moved: whether the row with the higher WGA may then have lost
-    at equal area; and holds_by_holm: whether it is shown by Holm's correction for all pairs of the attribute too.
+    differences) with their ends; p of WGA; outcome of the row with the higher WGA, see `outcome_of`; is_shown: whether
+    it is one; too_few: why nothing is claimed; and holds_by_holm: whether it is shown by Holm's correction for all
+    pairs of the attribute too.
     `methods` is a paragraph on what was run.
     """
 
@@ -118,24 +101,33 @@ def summarise_runs(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -
     `table` is what `comparison` returned.
     """
     groups = read_table(WorkFolder(work).groups)
-    patient = units_of(groups.set_index("patch_id"))
     attributes: dict[str, GroupingAttribute] = {
         by.label: by for by in (*threshold_attributes(groups), *bins_attributes(groups))
     }
     kept = table[(table["rerun_of"] == "") & (table["attribute"].isin(attributes))]
     own = kept[(kept["attribute"] == kept["trained_attribute"]) | (kept["trained_attribute"] == "")]
+    measured = measured_runs(work, own, groups, config)
     rows: list[dict[str, Any]] = []
     pairs: list[pd.DataFrame] = []
     shown = own[["run", "method", "variant"]].itertuples(index=False)
     names = [row_name(read_config(WorkFolder(work).run(run)), method, variant) for run, method, variant in shown]
     for label, of_attribute in own.assign(name=names).groupby("attribute", sort=False):
-        by = attributes[str(label)]
-        settings: dict[str, _Row] = {}
+        settings: dict[str, dict[int, Measured]] = {}
+        few: dict[str, str] = {}
         for (_, _, name, _), runs in of_attribute.groupby(_SETTING, sort=False):
-            settings[str(name)] = row = _drawn_row(work, runs, patient, by, config)
-            rows.append({"attribute": label, "name": name, **_numbers(row)})
+            numbers = _numbers(work, runs.sort_values("seed"), attributes[str(label)])
+            row = {"attribute": label, "name": name, **numbers}
+            rows.append(row)
+            seeds = zip(runs["seed"].astype(int), runs["run"], strict=True)
+            settings[str(name)] = {seed: measured[run, str(label)] for seed, run in seeds}
+            few[str(name)] = numbers["too_few"]
         compared = pd.DataFrame(
-            {"attribute": label, "name": name, "less": other, **_difference(settings[name], settings[other])}
+            {
+                "attribute": label,
+                "name": name,
+                "less": other,
+                **_pair(difference(settings[name], settings[other]), few[name] or few[other]),
+            }
             for other, name in combinations(settings, 2)
         )
         pairs += [compared.assign(holds_by_holm=_holds_by_holm(compared))] if len(compared) else []
@@ -144,118 +136,52 @@ def summarise_runs(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -
     )
 
 
-def _drawn_row(
-    work: Path, runs: pd.DataFrame, patient: pd.Series[Any], by: GroupingAttribute, config: EvaluateConfig
-) -> _Row:
-    values, draws, measures = [], [], []
-    settings: dict[str, Any] = {"resamples": config.bootstrap, "seed": config.seed}
-    for run in runs.sort_values("seed").to_dict("records"):
+def _numbers(work: Path, runs: pd.DataFrame, by: GroupingAttribute) -> dict[str, Any]:
+    """Return the row of one setting from its runs, in the order of their seeds."""
+    measures = []
+    for run in runs.to_dict("records"):
         predictions = stored_predictions(work, run["run"], run["split"])
-        group = by.groups_in(predictions)
-        predictions, group = predictions[group >= 0], group[group >= 0]
-        right = is_right(predictions, run["decision_threshold"])
-        who = patient.loc[predictions.index].to_numpy(dtype=str)
-        hits, n = patient_counts(right, group, who, n_groups=2 * by.n_values)
-        arrays, unit = equal_area_arrays(predictions, who)
-        wga = float(ratio(hits.sum(axis=0), n.sum(axis=0)).min())
-        values.append({"wga": wga, "equal_area": auroc_at_equal_area(**arrays).value})
-        drawn = equal_area_draws(**arrays, unit=unit, **settings)
-        draws.append({"wga": _wga_in_draws(hits, n, config), "equal_area": drawn})
-        label = predictions["label"].to_numpy()
+        grouped = predictions[by.groups_in(predictions) >= 0]
+        right, label = is_right(grouped, run["decision_threshold"]), grouped["label"].to_numpy()
         sides = {"sensitivity": right[label == 1].mean(), "specificity": right[label == 0].mean()}
-        measures.append({**{name: run[name] for name in _PLAIN}, **sides, "answered": answers(predictions).mean()})
-        cells: dict[str, Any] = {f"n_{group}": int(size) for group, size in enumerate(n.sum(axis=0))}
-        cells |= {f"patients_{group}": int(size) for group, size in enumerate((n > 0).sum(axis=0))}
-        cells |= {"patients": len(n), "unit": run["unit"]} | effective_sizes(n)
-    seeds = tuple(runs.sort_values("seed")["seed"].astype(int))
-    sizes = {name: cells[name] for name in ("unit", "patients", "effective_patients")} | smallest_group(cells)
-    sizes["too_few"] = next((f"{reason} in {place}" for place, reason in too_few_of(cells).items()), "")
-    return _Row(
-        seeds,
-        {name: np.array([each[name] for each in values]) for name in _DRAWN_MEASURES},
-        {name: np.stack([each[name] for each in draws], axis=1) for name in _DRAWN_MEASURES},
-        pd.DataFrame(measures),
-        sizes,
-    )
-
-
-def _wga_in_draws(hits: NDArray[np.int64], n: NDArray[np.int64], config: EvaluateConfig) -> NDArray[np.float64]:
-    """Return WGA (R,) in draws of patients, the same for every run on the same patients."""
-    counts, seed = np.concatenate([hits, n], axis=1).astype(np.float64), (config.seed, len(n))
-    drawn = resampled_multinomial(counts, resamples=config.bootstrap, seed=seed)
-    wga: NDArray[np.float64] = ratio(*np.split(drawn, 2, axis=1)).min(axis=1)
-    return wga
-
-
-def _over_seeds(
-    values: NDArray[np.float64], drawn: NDArray[np.float64], units: float
-) -> tuple[NDArray[np.float64], float]:
-    """Return draws (R,) of the mean over seeds, and the two-sided p of a mean of 0.
-
-    `values` (S,) are those of all patients, `drawn` (R, S) those in draws of them, an effective number of `units`. The
-    mean of S seeds lies about that of all seeds as sd / sqrt(S) times a t of S - 1 degrees of freedom. Drawing three
-    seeds with replacement would give two thirds of that variance, and the normal's quantile of 1.96 in place of 4.3.
-    One seed tells no spread: its draws are of patients alone, and p is NaN.
-    """
-    count, mean = len(values), widened(drawn.mean(axis=1), units)
-    if count < 2 or np.isnan(mean).all():
-        return mean, float("nan")
-    error = max(float(values.std(ddof=1)) / np.sqrt(count), np.finfo(np.float64).tiny)
-    # Each quantile once, in random order: the tails of t are long, and so do not depend on the luck of the draws.
-    place = np.random.default_rng(len(mean)).permutation(len(mean))
-    # The share of draws below 0, were t drawn without end.
-    is_below = np.nanmean(t_share_below(-mean / error, count - 1))
-    return mean + error * t_quantile((place + 0.5) / len(mean), count - 1), 2 * float(min(is_below, 1 - is_below))
-
-
-def _numbers(row: _Row) -> dict[str, Any]:
-    units, wga = row.sizes["effective_patients"], row.values["wga"]
+        measures.append({**{name: run[name] for name in _PLAIN}, **sides, "answered": answers(grouped).mean()})
+    row, wga = runs.iloc[0].to_dict(), runs["wga"].to_numpy(np.float64)  # sizes are those of every seed
+    few = next((f"{reason} in {place}" for place, reason in too_few_of(row).items() if place != "seeds"), "")
     measured: dict[str, float] = {}
-    for name, values in row.values.items():
-        drawn, _ = _over_seeds(values, row.drawn[name], units)
-        measured |= with_ends(name, float(values.mean()), *interval(drawn.clip(0, 1)))
+    for name in ("wga", "equal_area"):
+        ends = runs[[f"{name}_low", f"{name}_high"]].to_numpy(np.float64)
+        measured |= with_ends(name, *over_repetitions(runs[name].to_numpy(np.float64), ends))
     return {
-        "seeds": len(row.seeds),
-        **row.sizes,
+        "seeds": len(runs),
+        **{name: row[name] for name in ("unit", "patients", "effective_patients")},
+        **smallest_group(row),
+        "too_few": few,
         **measured,
         "wga_sd": float(wga.std(ddof=1)) if len(wga) > 1 else float("nan"),
         "wga_lowest": float(wga.min()),
-        **row.measures.mean(),
+        **pd.DataFrame(measures).mean(),
     }
 
 
-def _difference(row: _Row, other: _Row) -> dict[str, Any]:
-    shared = sorted(set(row.seeds) & set(other.seeds))
-    if not shared:
-        nothing = {f"{name}{end}": float("nan") for name in _DRAWN_MEASURES for end in ("", "_low", "_high")}
-        nothing |= {"p": float("nan"), "is_shown": False, "is_moved": False}
-        return {"seeds": 0, **nothing, "too_few": "no seed of both"}
-    own, others = ([each.seeds.index(seed) for seed in shared] for each in (row, other))
-    units = min(each.sizes["effective_patients"] for each in (row, other))
-    ends: dict[str, float] = {}
-    p_of: dict[str, float] = {}
-    for name in _DRAWN_MEASURES:
-        values = row.values[name][own] - other.values[name][others]
-        drawn, p_of[name] = _over_seeds(values, row.drawn[name][:, own] - other.drawn[name][:, others], units)
-        ends |= with_ends(name, float(values.mean()), *interval(drawn.clip(-1, 1)))
-    few = row.sizes["too_few"] or other.sizes["too_few"]
-    if not few and len(shared) < LEAST_SEEDS:
-        few = f"only {pluralize(len(shared), 'seed')} of both: {LEAST_SEEDS} tell the spread over seeds"
-    is_shown = (ends["wga_low"] > 0 or ends["wga_high"] < 0) and not few
-    # The row with the higher WGA must not lose at equal area either.
-    claims = (
-        claim_of(ends["wga_low"], ends["wga_high"], ends["equal_area_low"]),
-        claim_of(-ends["wga_high"], -ends["wga_low"], -ends["equal_area_high"]),
-    )
-    p = float("nan") if few else p_of["wga"]
+def _pair(difference: Mapping[str, float], few: str) -> dict[str, Any]:
+    """Return two rows compared, from their difference, and why nothing is claimed of it."""
+    value, low, high = (difference[f"wga{end}"] for end in ("", "_low", "_high"))
+    reason = few or too_few_seeds(difference["seeds"])
+    outcome = "too few" if reason else outcome_of(_turned(difference) if value < 0 else difference)
     return {
-        "seeds": len(shared),
-        **ends,
-        "p": p,
-        "is_shown": is_shown,
-        "is_moved": is_shown and "moved" in claims,
-        "too_few": few,
+        **difference,
+        "p": float("nan") if reason else p_of_interval(value, low, high),
+        "outcome": outcome,
+        "is_shown": outcome in ("better", "evener", "traded"),
+        "too_few": reason,
     }
+
+
+def _turned(difference: Mapping[str, float]) -> dict[str, float]:
+    """Return the difference of the other row less this one."""
+    ends = {"": "", "_low": "_high", "_high": "_low"}
+    names = [(name, end) for name in ("wga", "equal_area") for end in ends]
+    return {f"{name}{end}": -difference[f"{name}{ends[end]}"] for name, end in names}
 
 
 def _holds_by_holm(pairs: pd.DataFrame) -> pd.Series[bool]:
@@ -293,14 +219,15 @@ def _markdown(rows: pd.DataFrame, pairs: pd.DataFrame) -> str:
             lines += [
                 "",
                 f"Of {pluralize(tested, 'interval')} between two rows, {ALPHA * tested:.1f} would exclude 0 by chance "
-                "were all rows equal. Differences marked † hold by Holm's correction for all of one attribute. Errors "
-                f"moved: at equal area a loss beyond {LEAST_EQUAL_AREA_GAIN:g} of the higher row is not excluded.",
+                "were all rows equal. Differences marked † hold by Holm's correction for all of one attribute. Of the "
+                f"higher row: {OUTCOMES}",
             ]
         titles = "| groups by | row | less | seeds | WGA | 95 % interval | AUROC at equal area, 95 % interval |"
         lines += ["", titles, "|---" * 7 + "|"]
     for pair in pairs.to_dict("records"):
         value, low, high = (100 * pair[name] for name in ("wga", "wga_low", "wga_high"))
-        shown = " †" * pair["holds_by_holm"] + " (errors moved)" * pair["is_moved"]
+        higher = pair["name"] if value >= 0 else pair["less"]
+        shown = " †" * pair["holds_by_holm"] + f" ({higher}: {pair['outcome']})"
         if not pair["is_shown"]:
             shown = f" ({pair['too_few'] or 'no difference is shown'})"
         lines.append(
@@ -311,7 +238,8 @@ def _markdown(rows: pd.DataFrame, pairs: pd.DataFrame) -> str:
 
 
 def _note(rows: pd.DataFrame) -> str:
-    return _NOTE.format(unit=rows["unit"].iloc[0] if len(rows) else "patient")
+    unit = rows["unit"].iloc[0] if len(rows) else "patient"
+    return _NOTE.format(unit=unit, why=NO_INTERVAL.format(unit=unit))
 
 
 def _latex(rows: pd.DataFrame) -> str:
@@ -379,15 +307,15 @@ def methods_text(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> 
     sentences += _search(every)
     if every:
         sentences.append(_rule(every, str(table["split"].iloc[0])))
-    seeds = ", and Student's t over seeds" if table["seed"].nunique() > 1 else ""
+    seeds = ", Student's t over seeds" if table["seed"].nunique() > 1 else ""
     if seeds and every and all(ASSIGNMENT in each for each in every):
         seeds += f": repetitions are other assignments of {unit_noun(groups)}s to folds, of which the first is above"
     sentences += [
         f"AUROC at equal area: among patches{' of one fold' * (folds > 1)} whose tissue fractions differ by at most "
         f"{DISTANCE:g}.",
-        f"Intervals are 95 %, by {config.bootstrap:,} draws of {unit_noun(groups)}s{seeds}.",
-        "A row is better if the interval of its gain in worst-group accuracy is above 0, and that at equal area above "
-        f"{LEAST_EQUAL_AREA_GAIN:g}.",
+        f"Intervals are 95 %, over {unit_noun(groups)}s: score intervals, with the spread of AUROCs from "
+        f"{config.bootstrap:,} draws{seeds}.",
+        f"Differences take at least {LEAST_SEEDS} seeds. {OUTCOMES}",
     ]
     return " ".join([*sentences, software_text()])
 

@@ -21,13 +21,12 @@ from pathopatch.metrics.bootstrap import (
     LEAST_UNITS,
     LEAST_UNITS_OF_A_GROUP,
     FloatArray,
-    auroc_interval,
+    auroc_draws,
     effective_number,
-    interval,
     ratio,
-    resampled,
     sums_by_patient,
 )
+from pathopatch.metrics.intervals import rank_interval, share_interval
 
 LEAST_OF_BOTH = 6
 """Effective number of patients with both labels that is enough for a verdict by itself."""
@@ -82,21 +81,22 @@ def fraction_only(
     if tumor in (0, n):
         keys = ("auroc", "auroc_low", "auroc_high", "accuracy", "threshold", "larger_is_tumor", "majority", *_ELSEWHERE)
         return {**sizes, **dict.fromkeys(keys), "is_beyond": False, "verdict": UNKNOWN, "is_flagged": False}
-    units = sizes["effective_patients"]
-    low, high = auroc_interval(fraction, label, patient, units=units, resamples=resamples, seed=seed)
+    of_all = auroc(fraction, label)
+    drawn = auroc_draws(fraction, label, patient, resamples=resamples, seed=seed)
+    low, high = rank_interval(of_all, drawn, patient, label)
     accuracy, threshold, is_larger_tumor = _best_cut(label, fraction)
     is_beyond = bool(low > 0.5 + _LEAST_EFFECT or (high < 0.5 - _LEAST_EFFECT and not is_directed))
     verdict = _verdict(low, high, sizes, is_beyond=is_beyond)
     return {
         **sizes,
-        "auroc": auroc(fraction, label),
+        "auroc": of_all,
         "auroc_low": _nan_to_none(low),
         "auroc_high": _nan_to_none(high),
         "accuracy": accuracy,
         "threshold": threshold,
         "larger_is_tumor": is_larger_tumor,
         "majority": max(tumor, n - tumor) / n,
-        **_accuracy_elsewhere(label, fraction, place, resamples=resamples, seed=seed),
+        **_accuracy_elsewhere(label, fraction, place, seed=seed),
         "is_beyond": is_beyond,
         "verdict": verdict,
         "is_flagged": verdict == FLAGGED,
@@ -183,7 +183,7 @@ def _best_cut(label: NDArray[np.int64], fraction: NDArray[np.float64]) -> tuple[
 
 
 def _accuracy_elsewhere(
-    label: NDArray[np.int64], fraction: NDArray[np.float64], place: NDArray[np.int64], *, resamples: int, seed: int
+    label: NDArray[np.int64], fraction: NDArray[np.float64], place: NDArray[np.int64], *, seed: int
 ) -> dict[str, float | None]:
     """Return the accuracy of cuts on patients that they were not chosen on; None with fewer patients than folds."""
     n_patients = int(place.max()) + 1
@@ -196,8 +196,7 @@ def _accuracy_elsewhere(
         _, cut, is_larger_tumor = _best_cut(label[~is_test], fraction[~is_test])
         right[is_test] = ((fraction[is_test] >= cut) == is_larger_tumor) == (label[is_test] == 1)
     sums = sums_by_patient(np.stack([right, np.ones(len(label))], axis=1), place)
-    draws = resampled(sums, resamples=resamples, seed=seed)
-    low, high = interval(ratio(draws[:, 0], draws[:, 1]))
+    low, high = share_interval(sums[:, :1], sums[:, 1:])
     return dict(zip(_ELSEWHERE, (float(right.mean()), _nan_to_none(low), _nan_to_none(high)), strict=True))
 
 

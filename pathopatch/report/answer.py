@@ -11,9 +11,9 @@ from pathopatch.core.text import capitalize_first
 from pathopatch.evaluation.compare import by_validation
 from pathopatch.evaluation.group_scores import LEAST_PATCHES, n_groups_of, smallest_group, too_few_of
 from pathopatch.evaluation.reference import gain_verdict, is_plain_erm, lead_of, measured_text
-from pathopatch.evaluation.summary import LEAST_SEEDS
 from pathopatch.groups import GroupingAttribute
 from pathopatch.groups.audit import verdict_text
+from pathopatch.metrics.bootstrap import LEAST_SEEDS
 from pathopatch.report.answer_picture import answer_picture
 from pathopatch.report.cohort_section import patients_in_several_splits, slide_problems
 from pathopatch.report.collect import Study

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from pathopatch import metrics
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.debias import gerne
-from pathopatch.metrics.bootstrap import interval, resampled_multinomial
 from pathopatch.metrics.equal_area import auroc_at_equal_area
+from pathopatch.metrics.intervals import share_interval, worst_interval
 from pathopatch.models.forward import append_mask
 from pathopatch.models.runtime.torch_runtime import predict_logits
 from pathopatch.training.dataset import PatchSet
@@ -29,7 +29,6 @@ BATCH = 256
 TEMPERATURES = (0.25, 20.0)
 """Range of the fitted temperature. A small validation set may be classified without an error by luck, and the best
 temperature would then be 0."""
-_RESAMPLES = 1000  # draws of patients behind an interval: its ends are then good to about a point
 
 
 class Standardizer:
@@ -292,7 +291,7 @@ def choose_threshold(
     validation["is_threshold_tuned"] = chosen_for != "none"
     prediction = metrics.predicted_class(logits[known], decision_threshold=threshold)
     group = (int(attribute.max(initial=0)) + 1) * label + attribute
-    intervals = accuracies_with_intervals(prediction == label, group, val.patient[known], resamples=_RESAMPLES)
+    intervals = accuracies_with_intervals(prediction == label, group, val.patient[known])
     validation["patients"] = len(np.unique(val.patient[known]))
     validation |= {name: value for name, value in intervals.items() if name.endswith(("_low", "_high"))}
     groups = metrics.group_accuracies(prediction, label, attribute)
@@ -329,12 +328,11 @@ def best_temperature(logits: NDArray[np.float64], label: NDArray[np.int64]) -> f
 
 
 def accuracies_with_intervals(
-    is_right: NDArray[np.bool_], group: NDArray[np.int64], patient: NDArray[Any], *, resamples: int, seed: int = 0
+    is_right: NDArray[np.bool_], group: NDArray[np.int64], patient: NDArray[Any]
 ) -> dict[str, float]:
     """Return worst-group and group-balanced accuracy over the groups that have patches, with their 95 % intervals.
 
-    ``wga`` and ``gba``, each with ``_low`` and ``_high``: percentiles of `resamples` draws of patients, not patches,
-    that hold a patch of every group; NaN with fewer than two patients, or if no draw does. All arrays are (N,).
+    ``wga`` and ``gba``, each with ``_low`` and ``_high``, see `worst_interval`. All arrays are (N,).
     """
     present, column = np.unique(group, return_inverse=True)
     patients, row = np.unique(patient, return_inverse=True)
@@ -343,11 +341,6 @@ def accuracies_with_intervals(
     hits = np.bincount(cell[is_right], minlength=len(patients) * len(present)).reshape(shape)
     accuracy = hits.sum(axis=0) / n.sum(axis=0)  # (G,)
     measures = {"wga": float(accuracy.min()), "gba": float(accuracy.mean())}
-    # Both sums are drawn together: an accuracy of a draw is the ratio of its hits and its patches.
-    sums = np.concatenate([hits, n], axis=1).astype(np.float64)
-    drawn_hits, drawn_n = np.split(resampled_multinomial(sums, resamples=resamples, seed=seed), 2, axis=1)  # (R, G)
-    has_all_groups = (drawn_n > 0).all(axis=1)
-    drawn = drawn_hits[has_all_groups] / drawn_n[has_all_groups]
-    for name, values in (("wga", drawn.min(axis=1)), ("gba", drawn.mean(axis=1))):
-        measures[f"{name}_low"], measures[f"{name}_high"] = interval(values)
+    for name, ends in (("wga", worst_interval(hits, n)), ("gba", share_interval(hits, n))):
+        measures[f"{name}_low"], measures[f"{name}_high"] = ends
     return measures

@@ -10,6 +10,7 @@ import pytest
 
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.evaluation.group_scores import evaluate_logits, is_right
+from pathopatch.metrics.intervals import score_interval
 
 # Ten patches, margin > 0 means tumour. Right: group 0 3 of 4, group 1 1 of 2, group 2 1 of 1, group 3 2 of 3.
 LABEL = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1])
@@ -54,14 +55,16 @@ def test_wga_at_threshold_zero_is_reported_beside_that_at_its_own() -> None:
     assert (moved["wga"]["value"], moved["wga_at_zero"]) == (0, pytest.approx(0.5))
 
 
-def test_patches_without_an_answer_are_wrong_and_auroc_leaves_them_out() -> None:
+def test_patches_without_an_answer_are_wrong_and_lose_every_pair_of_auroc() -> None:
     answered = np.ones(10, bool)
     answered[[0, 7]] = False  # both were right, of groups 0 and 3
     numbers = judged(answered=answered)
     assert [row["accuracy"] for row in numbers["groups"]] == pytest.approx([2 / 4, 1 / 2, 1, 1 / 3])
     assert numbers["wga"]["value"] == pytest.approx(1 / 3)
-    # Tumour margins 3, 2, -1 against non-tumour -2, -3, 1, -1, 2.
-    assert numbers["auroc"]["value"] == pytest.approx((5 + 4.5 + 2.5) / 15)
+    # Tumour margins 3, 2, -1 win against non-tumour -2, -3, 1, -1, 2; the other tumour and non-tumour patch never do.
+    assert numbers["auroc"]["value"] == pytest.approx((5 + 4.5 + 2.5) / 24)
+    assert numbers["auroc"]["answered"] == pytest.approx((5 + 4.5 + 2.5) / 15)
+    assert judged()["auroc"]["answered"] == judged()["auroc"]["value"]
     table = pd.DataFrame({"logit": MARGIN, "label": LABEL, "has_answer": answered})
     assert is_right(table, 0.0).sum() == 5
     assert is_right(table.drop(columns="has_answer"), 0.0).sum() == 7
@@ -82,13 +85,12 @@ def test_an_empty_group_leaves_worst_and_balanced_accuracy_unknown() -> None:
 
 
 def test_intervals_come_from_patients_not_patches() -> None:
-    # One patient always right, the other always wrong: resamples of two patients give 0, 1/2 or 1.
-    label = np.repeat([0, 0, 1, 1], 200)
-    attribute = np.tile(np.repeat([0, 1], 200), 2)
-    patient = np.tile(["good", "bad"], 400)
-    margin = np.where((label == 1) == (patient == "good"), 1.0, -1.0)
-    average = evaluate_logits(margin, label, attribute, patient, resamples=200)["average"]
-    assert (average["value"], average["low"], average["high"]) == (0.5, 0.0, 1.0)
+    # Three patients always right, three always wrong: six samples of a half, with a variance of 0.25 / 5.
+    label, attribute = np.repeat([0, 0, 1, 1], 60), np.tile(np.repeat([0, 1], 60), 2)
+    patient = np.tile(np.arange(6), 40)
+    margin = np.where((label == 1) == (patient < 3), 1.0, -1.0)
+    average = evaluate_logits(margin, label, attribute, patient, resamples=20)["average"]
+    assert (average["value"], average["low"], average["high"]) == (0.5, *score_interval(0.5, 0.25 / 5, 6))
 
 
 def test_one_patient_gives_no_interval() -> None:

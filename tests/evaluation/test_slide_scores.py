@@ -20,8 +20,7 @@ from pathopatch.evaluation.group_scores import evaluate_logits
 from pathopatch.evaluation.reference import gain_text
 from pathopatch.evaluation.slide_scores import score_slides, scores_by, scores_text, slide_rows
 from pathopatch.groups import TissueThreshold
-from pathopatch.metrics.bootstrap import interval
-from pathopatch.metrics.equal_area import equal_area_draws
+from pathopatch.metrics.intervals import mann_whitney_interval
 from pathopatch.report import write_report
 
 
@@ -52,7 +51,7 @@ def test_three_slides_are_scored_as_by_hand() -> None:
     assert rows["mean_logit"].tolist() == [1.0, 0.5, 1.5]
     assert rows["positive_share"].tolist() == pytest.approx([0.5 / 0.6, 0.5, 1.0])
     assert rows["tissue"].tolist() == pytest.approx([0.6, 0.8, 1.2])
-    scores = score_slides(predictions, groups, of="slide", decision_threshold=0.5, resamples=50)
+    scores = score_slides(predictions, groups, of="slide", decision_threshold=0.5)
     assert (scores["n"], scores["n_tumor"], scores["left_out"], scores["reason"]) == (3, 1, 0, "")
     assert scores["auroc"]["value"] == scores["auroc_of_share"]["value"] == 0.5  # a wins over b and not over c
     assert scores["accuracy"] == pytest.approx(2 / 3)  # the mean of b is no more than the threshold
@@ -60,12 +59,12 @@ def test_three_slides_are_scored_as_by_hand() -> None:
     assert (title, by_run) == ("By patient (3 patients with one label, 1 tumour)", {"erm": scores})
     (title, _), _ = scores_by({"erm": {"by_slide": scores, "by_patient": scores | {"n": 2}}})
     assert title == "By slide (3 slides with one label, 1 tumour)"
-    assert scores_text(scores).startswith("AUROC of the mean logit 0.500 [0.000, 1.000], of the positive share")
+    assert scores_text(scores).startswith("AUROC of the mean logit 0.500, of the positive share")
 
 
 def test_a_slide_of_two_labels_is_left_out_and_counted() -> None:
     predictions, groups = cohort(THREE | {"d": [(1, 9.0, 0.5), (0, 9.0, 0.5)]})
-    scores = score_slides(predictions, groups, of="slide", decision_threshold=0.5, resamples=0)
+    scores = score_slides(predictions, groups, of="slide", decision_threshold=0.5)
     assert (scores["n"], scores["left_out"], scores["auroc"]["value"]) == (3, 1, 0.5)
     table = patient_scores(predictions, groups, decision_threshold=0.5).set_index("patient_id")
     assert table["label"].isna().to_dict() == {"pa": False, "pb": False, "pc": False, "pd": True}
@@ -79,17 +78,25 @@ def test_a_slide_of_two_labels_is_left_out_and_counted() -> None:
     ],
 )
 def test_slides_of_one_label_have_no_auroc_and_the_reason(slides: dict[str, Any], reason: str) -> None:
-    scores = score_slides(*cohort(slides), of="slide", decision_threshold=0.5, resamples=10)
+    scores = score_slides(*cohort(slides), of="slide", decision_threshold=0.5)
     assert scores["auroc"] == dict.fromkeys(("value", "low", "high", "pooled"))
     assert scores["reason"] == reason
 
 
 def test_pairs_are_within_one_fold_and_pooled_beside_it() -> None:
     slides = {"a": [(1, 1.0, 0.5)], "b": [(0, 0.0, 0.5)], "c": [(1, 3.0, 0.5)], "d": [(0, 2.0, 0.5)]}
-    scores = score_slides(*cohort(slides, fold=[1, 1, 2, 2]), of="slide", decision_threshold=0, resamples=0)
+    scores = score_slides(*cohort(slides, fold=[1, 1, 2, 2]), of="slide", decision_threshold=0)
     assert (scores["auroc"]["value"], scores["auroc"]["pooled"]) == (1.0, 0.75)  # a loses to d alone
-    apart = score_slides(*cohort(slides, fold=[1, 2, 1, 2]), of="slide", decision_threshold=0, resamples=0)
+    apart = score_slides(*cohort(slides, fold=[1, 2, 1, 2]), of="slide", decision_threshold=0)
     assert (apart["auroc"]["value"], apart["reason"]) == (None, "no fold has slides of both labels")
+
+
+def test_slides_wholly_apart_are_told_by_what_is_excluded() -> None:
+    slides = {f"s{i}": [(i % 2, float(i % 2), 0.5)] for i in range(10)}
+    scores = score_slides(*cohort(slides), of="slide", decision_threshold=0.5)
+    low, high = mann_whitney_interval(1.0, 5, 5, units=10)
+    assert (scores["auroc"]["low"], scores["auroc"]["high"]) == (low, high)
+    assert f"AUROC of the mean logit 1.000 (all pairs right, at least {low:.3f} by 95 %)" in scores_text(scores)
 
 
 def test_patches_without_an_answer_and_unknown_tissue_are_no_numbers() -> None:
@@ -98,7 +105,7 @@ def test_patches_without_an_answer_and_unknown_tissue_are_no_numbers() -> None:
     rows = slide_rows(silent, groups, of="slide", decision_threshold=0.5)
     assert rows["mean_logit"].tolist() == [1.0, 0.5, 1.0]
     unknown = predictions.assign(tissue_fraction=np.nan)
-    scores = score_slides(unknown, groups, of="slide", decision_threshold=0.5, resamples=10)
+    scores = score_slides(unknown, groups, of="slide", decision_threshold=0.5)
     assert (scores["auroc"]["value"], scores["auroc_of_share"]["value"]) == (0.5, None)
 
 
@@ -114,12 +121,11 @@ def test_intervals_resample_blocks_where_there_are_any() -> None:
     attribute = predictions["group@0.25"].to_numpy() % 2
     by_hand = evaluate_logits(*arrays, attribute, np.array(block), resamples=60)
     assert (numbers["unit"], scores["patients"]) == ("block", 2)
-    assert scores["auroc"] == by_hand["auroc"]
-    assert scores["wga"] == by_hand["wga"]
-    names = ("logit", "label", "tissue_fraction")
-    drawn = equal_area_draws(*(predictions[name].to_numpy() for name in names), unit=np.array(block), resamples=60)
-    at_equal_area = numbers["splits"]["test"]["equal_area"]
-    assert (at_equal_area["low"], at_equal_area["high"]) == interval(drawn)
+    np.testing.assert_equal(scores["groups"], by_hand["groups"])
+    # Two blocks, however many slides, give no interval.
+    measures = (scores["auroc"], scores["wga"], numbers["splits"]["test"]["equal_area"])
+    assert np.isnan([each[end] for each in measures for end in ("low", "high")]).all()
+    assert numbers["splits"]["test"]["by_slide"]["auroc"]["low"] is None
     table = patient_scores(predictions, groups, decision_threshold=0.0)
     assert table.columns.tolist() == [
         "split", "patient_id", "block", "slides", "label", "patches", "tissue", "mean_logit", "mean_probability",
@@ -137,7 +143,7 @@ def test_ten_blocks_are_too_few_for_a_claim(tmp_path: Path) -> None:
         table[table["method"] == "gerne"].iloc[-1].to_dict(), TissueThreshold(0.5)
     )
     text = comparison_text(work, table)
-    assert "95 % interval by bootstrap over blocks" in text
+    assert "95 % interval over blocks and seeds" in text
     assert "20 left out, with two labels): no patient has patches of one label" in text
     path = write_report(work, evaluate=QUICK)
     page, reasons = Page(path).text, " ".join(re.findall(r'class="reason">([^<]*)<', path.read_text()))

@@ -2,84 +2,64 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import ttest_1samp
 
-from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.files import write_json
 from pathopatch.evaluation import summary
 from pathopatch.evaluation.group_scores import effective_sizes, smallest_group, too_few_of
+from pathopatch.evaluation.reference import Measured, difference
 from pathopatch.evaluation.run_settings import row_name
-from pathopatch.metrics.bootstrap import ratio
 
-CONFIG = EvaluateConfig(bootstrap=500)
+UNIT, LABEL = np.repeat(np.arange(20), 10), np.tile([0, 1], 100)
 
 
-def row_of(seeds: int, *, accuracy: float = 0.8, seed_sd: float = 0.0, luck: int = 0) -> summary._Row:
-    """A method on 20 patients of 20 patches a group; each seed moves the accuracy of each group by a normal."""
+def row_of(seeds: int, *, accuracy: float = 0.8, equal_area: float = 0.8, seed_sd: float = 0.0, luck: int = 0) -> Any:
+    """A method on 20 patients of 20 patches a group, by seed, which moves the accuracy of each group by a normal."""
     rng = np.random.default_rng((luck, seeds, int(1000 * seed_sd)))
-    n = np.full((20, 4), 20)
+    n, spread = np.full((20, 4), 20), np.linspace(-0.02, 0.02, 500)
     runs = [rng.binomial(20, np.clip(accuracy + rng.normal(0, seed_sd, 4), 0, 1), (20, 4)) for _ in range(seeds)]
-    wga = np.array([ratio(hits.sum(axis=0), n.sum(axis=0)).min() for hits in runs])
-    drawn = np.stack([summary._wga_in_draws(hits, n, CONFIG) for hits in runs], axis=1)
-    sizes = {"effective_patients": 20.0, "too_few": ""}
-    # The half of all numbers, to be told from WGA.
-    values, draws = {"wga": wga, "equal_area": wga / 2}, {"wga": drawn, "equal_area": drawn / 2}
-    return summary._Row(tuple(range(seeds)), values, draws, pd.DataFrame(), sizes)
+    return {seed: Measured(hits, n, equal_area, equal_area + spread, 20.0) for seed, hits in enumerate(runs)}
+
+
+def pair_of(row: Any, other: Any) -> dict[str, Any]:
+    return summary._pair(difference(row, other), "")
 
 
 @pytest.mark.parametrize(("seeds", "words"), [(1, "only 1 seed of both"), (2, "only 2 seeds of both"), (3, "")])
 def test_a_difference_is_shown_from_three_shared_seeds_on(seeds: int, words: str) -> None:
-    pair = summary._difference(row_of(seeds), row_of(5, accuracy=0.5))
+    pair = pair_of(row_of(seeds), row_of(5, accuracy=0.5))
     assert pair["wga"] > 0.2
     assert pair["wga_low"] > 0 or seeds == 2  # whose t has one degree of freedom
-    assert pair["is_shown"] == (seeds == 3)
-    assert not pair["is_moved"]
-    assert pair["too_few"].startswith(words)
+    assert (pair["is_shown"], pair["outcome"]) == ((True, "evener") if seeds == 3 else (False, "too few"))
+    assert pair["too_few"] == words
     assert np.isnan(pair["p"]) == (seeds < 3)
-    halves = [pair[f"equal_area{end}"] for end in ("", "_low", "_high")]
-    assert halves == pytest.approx([pair[f"wga{end}"] / 2 for end in ("", "_low", "_high")], abs=0.01)
 
 
 @pytest.mark.parametrize("is_first", [True, False])
-@pytest.mark.parametrize(("lowest", "is_moved"), [(0.60, True), (0.62, False)])
-def test_a_pair_has_moved_where_the_higher_row_may_have_lost(lowest: float, is_moved: bool, is_first: bool) -> None:
-    high, low = row_of(3), row_of(5, accuracy=0.5)
-    # At equal area it loses up to 0.03, or up to 0.01, which counts as none.
-    high.values["equal_area"][:], high.drawn["equal_area"][:] = (
-        lowest + 0.02,
-        np.linspace(lowest, lowest + 0.04, 500)[:, None],
-    )
-    low.values["equal_area"][:], low.drawn["equal_area"][:] = 0.63, 0.63
-    pair = summary._difference(*((high, low) if is_first else (low, high)))
-    assert (pair["is_shown"], pair["is_moved"]) == (True, is_moved)
+@pytest.mark.parametrize(("equal_area", "outcome"), [(0.76, "traded"), (0.81, "evener"), (0.85, "better")])
+def test_an_outcome_is_that_of_the_higher_row(equal_area: float, outcome: str, is_first: bool) -> None:
+    high, low = row_of(3, equal_area=equal_area), row_of(5, accuracy=0.5)
+    low = {seed: replace(each, drawn=np.full(500, 0.8)) for seed, each in low.items()}
+    pair = pair_of(*((high, low) if is_first else (low, high)))
+    assert (pair["is_shown"], pair["outcome"]) == (True, outcome)
 
 
-def test_without_spread_over_patients_the_interval_is_students() -> None:
-    values = np.array([0.1, 0.2, 0.3])
-    drawn, p = summary._over_seeds(values, np.tile(values, (2000, 1)), units=1000)
-    assert np.quantile(drawn, [0.025, 0.975]) == pytest.approx(
-        0.2 + np.array([-1, 1]) * 4.303 * 0.1 / 3**0.5, abs=0.002
-    )
-    assert p == pytest.approx(ttest_1samp(values, 0).pvalue)
-
-
-def test_without_spread_over_seeds_the_interval_is_of_patients() -> None:
-    mean = np.linspace(-0.1, 0.3, 401)
-    drawn, p = summary._over_seeds(np.full(3, 0.1), np.tile(mean[:, None], (1, 3)), units=1e6)
-    assert np.sort(drawn) == pytest.approx(mean, abs=1e-3)
-    assert p == pytest.approx(0.5, abs=0.01)  # a quarter of the draws lies below 0
+def test_runs_of_other_patches_are_not_compared() -> None:
+    fewer = {seed: replace(each, n=each.n - 1) for seed, each in row_of(3, accuracy=0.5).items()}
+    assert pair_of(row_of(3), fewer)["too_few"] == "only 0 seeds of both"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed_sd", [0, 0.02, 0.05])
 def test_two_equal_methods_differ_shown_in_at_most_6_percent(seed_sd: float) -> None:
     pairs = (
-        summary._difference(row_of(3, seed_sd=seed_sd, luck=2 * luck), row_of(3, seed_sd=seed_sd, luck=2 * luck + 1))
+        pair_of(row_of(3, seed_sd=seed_sd, luck=2 * luck), row_of(3, seed_sd=seed_sd, luck=2 * luck + 1))
         for luck in range(100)
     )
     assert sum(pair["is_shown"] for pair in pairs) <= 6

@@ -129,6 +129,6 @@ def test_a_split_of_one_label_has_no_auroc_and_no_alpha_for_the_other_in_json_an
     assert result["thresholds"]["0.25"]["test"]["alpha"] == [None, [0.5, 0.5]]
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     text = format_audit(result)
-    assert "AUROC 0.750 [0.281, 1.000], at equal area no pair of patches, accuracy 0.875 with tumour where the" in text
+    assert "AUROC 0.750 [0.152, 0.980], at equal area no pair of patches, accuracy 0.875 with tumour where the" in text
     assert "one label only" in text
     assert text.count("EMPTY") == 4  # the test split's non-tumour, at two thresholds

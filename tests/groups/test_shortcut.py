@@ -156,7 +156,7 @@ def test_the_stronger_verdict_of_training_patches_and_cohort_stands() -> None:
 
 @pytest.mark.parametrize(("train_auroc", "verdict"), [(0.9, UNKNOWN), (0.1, UNKNOWN), (0.5, NOT_SHOWN)])
 def test_few_training_patients_with_a_shortcut_let_nothing_be_cleared(train_auroc: float, verdict: str) -> None:
-    train, rest = made_cohort(0, auroc=train_auroc, patients=4), made_cohort(1, auroc=0.5, patients=40)
+    train, rest = made_cohort(0, auroc=train_auroc, patients=5), made_cohort(1, auroc=0.5, patients=40)
     rest[["patch_id", "slide_id", "patient_id"]] += " of the rest"
     cohort = pd.concat([train.assign(split="train"), rest.assign(split="test")])
     result = audit(assign_groups(cohort, [0.25]), [0.25], resamples=200)

@@ -10,7 +10,7 @@ import pytest
 from pathopatch.metrics import bootstrap
 from pathopatch.metrics.accuracy import auroc
 from pathopatch.metrics.bootstrap import (
-    auroc_interval,
+    auroc_draws,
     auroc_of,
     bootstrap_by_patient,
     effective_count,
@@ -42,15 +42,16 @@ def test_the_area_of_a_resample_is_that_of_the_general_one() -> None:
 
 
 @pytest.mark.parametrize("resamples", [300, 5, 0])  # 5 are fewer than the patients
-def test_the_auroc_interval_is_that_of_the_general_bootstrap(resamples: int) -> None:
+def test_the_auroc_in_draws_is_that_of_the_general_bootstrap(resamples: int) -> None:
     score, label = RNG.integers(0, 12, 200) / 12, RNG.integers(0, 2, 200)
     general = bootstrap_by_patient(auroc_of(score, label), PATIENT, resamples=resamples, seed=4)
-    assert auroc_interval(score, label, PATIENT, resamples=resamples, seed=4) == pytest.approx(general, nan_ok=True)
+    drawn = auroc_draws(score, label, PATIENT, resamples=resamples, seed=4)
+    assert interval(drawn) == pytest.approx(general, nan_ok=True)
 
 
 def test_one_patient_or_no_resample_has_no_interval() -> None:
     assert len(resampled(np.ones((1, 3)), resamples=100, seed=0)) == 0
-    assert np.isnan(auroc_interval([0, 1], [0, 1], ["a", "a"], resamples=100)).all()
+    assert auroc_draws([0, 1], [0, 1], ["a", "a"], resamples=100).size == 0
     assert np.isnan(interval(np.full(5, np.nan))).all()
     for patient, resamples in (([], 10), (["a", "a", "a"], 10), (["a", "b"], 0)):
         assert np.isnan(bootstrap_by_patient(lambda rows: 1.0, patient, resamples=resamples, seed=0)).all()

@@ -30,7 +30,8 @@ def runs(
     common: dict[str, Any] = {"split": "test", "n": 400, "patients": 12, "average": 0.9, "seed": 0, "is_plain": True}
     common |= {"auroc": 0.7, **dict.fromkeys(("equal_area", "equal_area_low", "equal_area_high"), 0.6)}
     common |= {"equal_area_floor": 0.52, "left_out_0": 12, "left_out_1": 3}
-    common |= dict.fromkeys(("gain_equal_area", "gain_equal_area_low", "gain_average", "gain_auroc"), 0.0)
+    common |= dict.fromkeys(("gain_equal_area", "gain_average", "gain_auroc"), 0.01)
+    common |= {"gain_equal_area_low": 0.001, "gain_equal_area_high": 0.02, "gain_seeds": 3}
     for group in range(4):
         common |= {f"n_{group}": 100, f"patients_{group}": 9, f"accuracy_{group}": 0.95}
     common |= {"n_2": n, "patients_2": patients}
@@ -48,7 +49,9 @@ def runs(
     ("rows", "outcome"),
     [
         (runs((0.3, 0.1, 0.5)), "better"),
-        (runs((0.3, 0.1, 0.5), gain_equal_area_low=-0.02), "moved"),
+        (runs((0.3, 0.1, 0.5), gain_equal_area_low=-0.01), "evener"),
+        (runs((0.3, 0.1, 0.5), gain_equal_area=-0.03, gain_equal_area_low=-0.1), "traded"),
+        (runs((0.3, 0.1, 0.5), gain_seeds=1), "few seeds"),
         (runs((-0.3, -0.5, -0.1)), "worse"),
         (runs((0.3, 0.0, 0.5)), "no difference"),
         (runs((0.3, NAN, NAN)), "no interval"),

@@ -18,9 +18,9 @@ def pixels(content: bytes) -> np.ndarray:
 
 
 def test_reliability_without_patches_of_one_kind_is_drawn_without_its_line() -> None:
-    some = reliability(np.array([0.2, 0.8]), np.array([0, 1]), np.array(["a", "b"]), resamples=20)
-    other = reliability(np.array([0.2, 0.8]), np.array([1, 0]), np.array(["a", "b"]), resamples=20)
-    none = reliability(np.empty(0), np.empty(0, dtype=int), np.empty(0), resamples=20)
+    some = reliability(np.array([0.2, 0.8]), np.array([0, 1]), np.array(["a", "b"]))
+    other = reliability(np.array([0.2, 0.8]), np.array([1, 0]), np.array(["a", "b"]))
+    none = reliability(np.empty(0), np.empty(0, dtype=int), np.empty(0))
     pink = np.array([0xCC, 0x79, 0xA7])  # little tissue
 
     def pinks(content: bytes) -> int:

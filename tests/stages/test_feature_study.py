@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import product
 
 import pandas as pd
 import pytest
@@ -87,10 +88,11 @@ def test_on_one_split_exact_heads_of_several_seeds_count_once(study, typed, caps
     assert "of exact heads seeds repeat nothing: use folds" in capsys.readouterr().err
     work = study.parent / "work"
     assert sorted(pd.read_csv(work / "comparison.csv")["run"]) == ["erm-t0.25-s0", "resample-t0.25-s0"]
-    for seed in (1, 2):  # by hand
-        train_run(work, TrainConfig(seed=seed, method="erm", threshold=0.25, threads=1))
+    for seed, method in product((1, 2), ("erm", "resample")):  # by hand
+        train_run(work, TrainConfig(seed=seed, method=method, threshold=0.25, threads=1))
     evaluate_runs(work)
     assert (pd.read_csv(work / "summary.csv")["seeds"] == 1).all()
+    assert (pd.read_csv(work / "comparison.csv")["gain_seeds"] <= 1).all()
     assert "pm" not in (work / "summary.tex").read_text()
     assert "over seeds." not in (work / "summary.md").read_text()
     assert "2 runs, seeds: 0." in (work / "summary.md").read_text()

@@ -1,7 +1,6 @@
 """Decision threshold and temperature of logits, both from validation and stored in the bundle."""
 
 import json
-import math
 from dataclasses import replace
 from functools import partial
 
@@ -16,7 +15,8 @@ from pydantic import ValidationError
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.evaluation.evaluate import evaluate_run
-from pathopatch.metrics import auroc, bootstrap_by_patient
+from pathopatch.metrics import auroc
+from pathopatch.metrics.intervals import score_interval, share_interval, worst_interval
 from pathopatch.models.loading import load_model
 from pathopatch.training.fit import fit_arrays
 from pathopatch.training.run import fit
@@ -59,15 +59,15 @@ def test_patches_that_are_without_an_answer_count_as_wrong_and_move_no_temperatu
 
 
 def test_the_intervals_are_by_patient_at_the_threshold_that_is_chosen():
-    eight = VAL.rows(np.tile(np.arange(4), 2))
-    of_two = replace(eight, label=np.array([0, 0, 1, 1] * 2), attribute=np.array([0, 1, 0, 1] * 2))
-    of_two = replace(of_two, patient=np.repeat(["all right", "all wrong"], 4))
-    logits = np.stack([np.zeros(8), np.array([-1.0, -1, 1, 1, 1, 1, -1, -1])], axis=1)
-    validation = choose_threshold(logits, of_two, tune_threshold=False).validation
-    # one patient alone, a quarter of the draws each, gives 1 or 0
-    assert (validation["wga"], validation["wga_low"], validation["wga_high"]) == (0.5, 0.0, 1.0)
-    assert validation["patients"] == 2
-    assert (validation["gba_low"], validation["gba_high"]) == (0.0, 1.0)
+    of_six = VAL.rows(np.tile(np.arange(4), 6))
+    of_six = replace(of_six, label=np.array([0, 0, 1, 1] * 6), attribute=np.array([0, 1, 0, 1] * 6))
+    of_six = replace(of_six, patient=np.repeat(np.arange(6), 4))  # three are all right, three all wrong
+    logits = np.stack([np.zeros(24), np.repeat([1.0, -1.0], 12) * np.array([-1.0, -1, 1, 1] * 6)], axis=1)
+    validation = choose_threshold(logits, of_six, tune_threshold=False).validation
+    assert (validation["wga"], validation["gba"], validation["patients"]) == (0.5, 0.5, 6)
+    # Of patients: six samples of a half, with a variance of 0.25 / 5.
+    assert (validation["gba_low"], validation["gba_high"]) == pytest.approx(score_interval(0.5, 0.25 / 5, 6))
+    assert validation["wga_low"] == pytest.approx(validation["gba_low"])
 
 
 def test_the_threshold_at_a_fixed_sensitivity_and_its_name():
@@ -156,44 +156,17 @@ def test_threshold_and_temperature_are_stored_and_applied(tmp_path):
     np.testing.assert_allclose(table["probability"], expected, atol=1e-9)
 
 
-def test_two_patients_alike_have_an_interval_of_no_width() -> None:
-    group = np.array([0, 0, 2, 2] * 2)  # group 1 has no patch and takes no part
-    right = np.array([True, False, True, True] * 2)
-    intervals = accuracies_with_intervals(right, group, np.repeat(["a", "b"], 4), resamples=50)
-    assert intervals == {
-        "wga": 0.5, "wga_low": 0.5, "wga_high": 0.5, "gba": 0.75, "gba_low": 0.75, "gba_high": 0.75,
-    }  # fmt: skip
-
-
-def test_it_is_the_percentile_bootstrap_by_patient() -> None:
+def test_a_group_without_a_patch_takes_no_part_in_intervals() -> None:
     rng = np.random.default_rng(0)
-    group, patient = rng.integers(4, size=600), rng.integers(30, size=600)
+    group, patient = rng.choice([0, 2, 3], size=600), rng.integers(30, size=600)
     right = rng.random(600) < 0.6 + 0.1 * group
-    intervals = accuracies_with_intervals(right, group, patient, resamples=4000)
-
-    def worst(index: np.ndarray) -> float:
-        return min(right[index][group[index] == g].mean() for g in range(4))
-
-    low, high = bootstrap_by_patient(worst, patient, resamples=4000, seed=1)
-    assert intervals["wga_low"] == pytest.approx(low, abs=0.01)
-    assert intervals["wga_high"] == pytest.approx(high, abs=0.01)
-
-
-@pytest.mark.parametrize(("patients", "resamples"), [(1, 100), (2, 0)])
-def test_one_patient_or_no_draw_gives_no_interval(patients: int, resamples: int) -> None:
-    intervals = accuracies_with_intervals(
-        np.array([True, False]), np.array([0, 0]), np.arange(2) % patients, resamples=resamples
+    hits, n = (
+        np.stack([np.bincount(patient[part & (group == g)], minlength=30) for g in (0, 2, 3)], axis=1)
+        for part in (right, np.ones(600, bool))
     )
-    assert intervals["wga"] == 0.5
-    assert math.isnan(intervals["wga_low"])
-    assert math.isnan(intervals["gba_high"])
-
-
-def test_draws_that_miss_a_group_do_not_count() -> None:
-    intervals = accuracies_with_intervals(
-        np.array([True, False]), np.array([0, 1]), np.array(["a", "b"]), resamples=200
-    )  # only draws of both patients hold both groups
-    assert (intervals["wga_low"], intervals["wga_high"], intervals["gba_low"]) == (0.0, 0.0, 0.5)
+    intervals = accuracies_with_intervals(right, group, patient)
+    assert (intervals["wga_low"], intervals["wga_high"]) == worst_interval(hits, n)
+    assert (intervals["gba_low"], intervals["gba_high"]) == share_interval(hits, n)
 
 
 def test_the_higher_wga_wins_then_the_higher_gba_then_the_likelihood():

@@ -29,7 +29,7 @@ class EvaluateConfig(Config):
     """How runs are evaluated."""
 
     bootstrap: int = Field(default=1000, ge=0)
-    """Resamplings of patients, or of blocks where there are any, behind each interval."""
+    """Resamplings of patients, or of blocks where there are any, behind intervals of AUROCs and of differences."""
     seed: Seed = 0
     """Seed of the bootstrap."""
     ablation: bool = True
