@@ -1,7 +1,7 @@
 """Compare the evaluated runs, with what each gained or lost on every group against ERM, as a table and as text.
 
-"ERM" is the better of plain and class-balanced ERM by validation WGA, of the same seed where there is one: see
-`reference_run`.
+"ERM" is the better of plain ERM settings, class-balanced among them, by their mean validation WGA over seeds; of its
+runs that of the same seed where there is one: see `reference_run`.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ from pathopatch.evaluation.slide_scores import scores_by, scores_text
 from pathopatch.evaluation.summary import summarise_runs
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes, unit_noun
 from pathopatch.groups.attribute import label_names, training_label
-from pathopatch.metrics.equal_area import DISTANCE
+from pathopatch.metrics.equal_area import compared_text
 from pathopatch.metrics.intervals import NO_INTERVAL
 
 LEAST_PARTNERED = 0.5
 """Share of tumour patches with a partner at equal area below which it is said: they may not stand for the others."""
 _MEASURES = ("wga", "gba", "average", "auroc")
+_MASKS = {"none": "", "normalise": "masked", "interior": "crops within tissue"}
 _WRITTEN = (
     "run", "method", "variant", "seed", "attribute", "split", "n", "unit", "patients", "smallest_group_n",
     "decision_threshold", "wga", "wga_low", "wga_high", "wga_at_zero", "wga_val", "gba", "auroc", "equal_area",
@@ -122,6 +123,11 @@ def comparison(
     table = pd.DataFrame(rows)
     settings_of = {name: run_settings(work, name) for name in table["run"].unique()}
     table = table.join(describe_runs(settings_of), on="run")
+    path = WorkFolder(work).tiled.root / "study.json"
+    study = read_json(path) if path.is_file() else {}
+    listed = [*study.get("methods", ()), *(row["name"] for row in study.get("runs", ()))]
+    place = {name: number for number, name in enumerate(listed)}
+    table = table.sort_values("row", key=lambda names: names.map(place), kind="stable")  # others come last, by name
     table["reference"] = [reference_run(table, row) for _, row in table.iterrows()]
     measured = measured_runs(work, table, read_table(WorkFolder(work).groups), config)
     gains = [gains_of_row(row, table, measured) for _, row in table.iterrows()]
@@ -237,7 +243,8 @@ def rows_of(numbers: Mapping[str, Any], split: str, about: Mapping[str, Any]) ->
         for measure in _MEASURES:
             row |= with_ends(measure, *(scores[measure][end] for end in ("value", "low", "high")))
         row |= with_ends("equal_area", *(at_equal_area[end] for end in ("value", "low", "high")))
-        row |= {f"equal_area_{key}": null_to_nan(at_equal_area[key]) for key in ("even", "floor", "pairs", "partnered")}
+        rests_on = ("even", "floor", "caliper", "pairs", "partnered")
+        row |= {f"equal_area_{key}": null_to_nan(at_equal_area[key]) for key in rests_on}
         row |= {f"left_out_{y}": n for y, n in enumerate(content["left_out"])}
         row["wga_at_zero"] = null_to_nan(scores["wga_at_zero"])
         for measure in ("wga", "gba"):
@@ -253,15 +260,9 @@ def rows_of(numbers: Mapping[str, Any], split: str, about: Mapping[str, Any]) ->
 def _equal_area_text(table: pd.DataFrame, labels: tuple[str, ...]) -> str:
     """Return what AUROC at equal area compares and rests on, and which patches are in no number."""
     rows = table.sort_values("equal_area_partnered").to_dict("records")
-    if not rows[0]["equal_area_pairs"]:
-        text = "AUROC at equal area is not known: no tumour and non-tumour patch have nearly the same tissue fraction."
-    else:
-        text = (
-            f"At equal area: AUROC among patches whose tissue fractions differ by at most {DISTANCE:g}; the fraction "
-            f"itself reaches {rows[0]['equal_area_floor']:.3f}."
-        )
-        if rows[0]["equal_area_partnered"] < LEAST_PARTNERED:
-            text += f" Only {rows[0]['equal_area_partnered']:.0%} of {labels[1]} patches have such a partner."
+    text = f"At equal area: AUROC among {compared_text(rows[0]['equal_area_caliper'], rows[0]['equal_area_floor'])}."
+    if rows[0]["equal_area_partnered"] < LEAST_PARTNERED:
+        text += f" Only {rows[0]['equal_area_partnered']:.0%} of {labels[1]} patches have such a partner."
     left_out = [int(table[f"left_out_{y}"].max()) for y in (0, 1)]
     if any(left_out):
         names = " and ".join(f"{n} {name}" for n, name in zip(left_out, labels, strict=True))
@@ -273,10 +274,16 @@ def _about(work: Path, name: str) -> dict[str, Any]:
     """Return the settings that a run is compared by; a bundle from elsewhere has none and is its own method."""
     raw = read_config(WorkFolder(work).run(name))
     composed = raw.get("composing", {}).get("share") or raw.get("intervene")  # the latter of runs of 0.1.0
+    method, mask = str(raw.get("method", name)), _MASKS.get(raw.get("mask", "none"), "masked")
+    called = "chosen head" if raw.get("choose") else method
+    trained = ", ".join(filter(None, [called, mask, "composed patches" if composed else ""]))
     return {
-        "method": str(raw.get("method", name)),
+        "method": method,
+        "row": raw.get("row_name") or method,
+        "title": "plain training" if trained == "erm" else trained,
         "seed": int(raw.get("seed", 0)),
-        "is_plain": raw.get("mask", "none") == "none" and not (composed or raw.get("choose")),
+        "is_default": bool(raw.get("choose")) or method == "auto",  # of `train`: frozen, by steps
+        "is_plain": trained == method,
         **budget_of(work, name, raw),
         "trained_threshold": float("nan") if raw.get("bins") else raw.get("threshold", float("nan")),
         "trained_attribute": training_label(raw),

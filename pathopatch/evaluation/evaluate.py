@@ -265,14 +265,13 @@ def equal_area_by_fold(
 
     `table` has label, logit, tissue_fraction and, where these are known, has_answer and fold; `patient` (N,) is what is
     resampled. The result has `value`, with `low` and `high`; `even`, the mean over ten areas, and `empty_tenths`, those
-    that have no pair; `answered`, without patches that have no answer; `floor`, what the tissue fraction itself
-    reaches; `pairs`, and `partnered`, the share of tumour patches that have a partner.
+    that have no pair; `answered`, without patches that have no answer; `caliper`, see `CALIPERS`; `floor`, what the
+    tissue fraction itself reaches; `pairs`, and `partnered`, the share of tumour patches that have a partner.
     """
     arrays, unit = equal_area_arrays(table, patient)
     found = auroc_at_equal_area(**arrays)
     drawn = equal_area_draws(**arrays, unit=unit, resamples=resamples, seed=seed)
     low, high = rank_interval(found.value, drawn, unit, arrays["label"])
-    floor = auroc_at_equal_area(arrays["fraction"], arrays["label"], arrays["fraction"], stratum=arrays.get("stratum"))
     empty = np.flatnonzero(np.isnan(found.tenths)).tolist()
     return {
         "value": found.value,
@@ -281,7 +280,8 @@ def equal_area_by_fold(
         "even": found.even,
         "empty_tenths": [f"{tenth / 10:g} to {(tenth + 1) / 10:g}" for tenth in empty],
         "answered": found.answered,
-        "floor": floor.value,
+        "caliper": found.caliper,
+        "floor": found.floor,
         "pairs": found.pairs,
         "partnered": found.partnered,
     }

@@ -52,7 +52,7 @@ def evaluate_logits(
     `margin` (N,) is the logit of tumour minus that of non-tumour; tumour is predicted above `decision_threshold`.
     `zero`, one or (N,), is the margin at which the network's own logit is 0: another where a threshold was taken off.
     `label` is 0 or 1, `attribute` 0 to `n_values` - 1, `patient` what is independent, all (N,). `answered` (N,) are the
-    patches that the model judges at all: others count as wrong, also in each pair of AUROC.
+    patches that the model judges at all: others are wrong, in each pair of AUROC too, of which `answered` is without.
 
     The result has `n`, `patients`, `smallest_group_n`, `decision_threshold`, `groups` (see `_one_group`), `wga`, `gba`,
     `average`, `auroc` (dicts of value, low, high; that of AUROC with `answered`, without patches that have no answer),

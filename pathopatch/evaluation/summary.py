@@ -6,6 +6,7 @@ of two rows are paired by patient and by seed.
 
 from __future__ import annotations
 
+import csv
 import subprocess
 import sys
 import textwrap
@@ -42,12 +43,12 @@ from pathopatch.evaluation.run_settings import ASSIGNMENT, read_config, row_name
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes, unit_noun, units_of
 from pathopatch.groups.attribute import label_names
 from pathopatch.metrics.bootstrap import LEAST_SEEDS
-from pathopatch.metrics.equal_area import DISTANCE
+from pathopatch.metrics.equal_area import compared_text, tells_area
 from pathopatch.metrics.intervals import NO_INTERVAL, over_repetitions, p_of_interval
 
 SUMMARY, PAIRS = "summary", "summary_pairs"
 _SETTING = ["trained_attribute", "attribute", "name", "settings_key"]
-_PLAIN = ("wga_at_zero", "gba", "auroc", "equal_area_even", "equal_area_floor")
+_PLAIN = ("wga_at_zero", "gba", "auroc", "equal_area_even", "equal_area_caliper", "equal_area_floor")
 
 _RANGES = {
     "learning_rates": "learning rate", "weight_decays": "weight decay", "penalties": "penalty of linear heads",
@@ -56,14 +57,11 @@ _VALUES = {"c_values": "c", "s_values": "c (beta + 1)"}
 ALPHA = 0.05
 _NOTE = (
     "Accuracies in percent. WGA: worst-group accuracy at the threshold that validation chose, mean and sd over seeds "
-    "(or assignments), with its 95 % interval over {unit}s and seeds; of one over {unit}s alone. At equal area: AUROC "
-    "among tumour and non-tumour patches of nearly the same tissue fraction, with the same interval; -: none, {why}. "
-    "Smallest group: its patches and {unit}s in the test split; nothing can be claimed of a row marked *."
+    "(or assignments), with its 95 % interval over {unit}s and seeds; of one over {unit}s alone. At equal area: AUROC, "
+    "with the same interval, among {pairs}; -: none, {why}. Smallest group: its patches and {unit}s in the test split; "
+    "nothing can be claimed of a row marked *."
 )
-_SELECTED = {
-    "wga": "worst-group accuracy", "gba": "group-balanced accuracy", "equal_area": "AUROC at equal area",
-    "last": "being the last",
-}  # fmt: skip
+_SELECTED = {"wga": "worst-group accuracy", "gba": "group-balanced accuracy", "equal_area": "AUROC at equal area"}
 _PACKAGES = ("numpy", "torch", "timm", "scikit-image", "openslide-python")
 
 
@@ -148,6 +146,8 @@ def _numbers(work: Path, runs: pd.DataFrame, by: GroupingAttribute) -> dict[str,
     row, wga = runs.iloc[0].to_dict(), runs["wga"].to_numpy(np.float64)  # sizes are those of every seed
     few = next((f"{reason} in {place}" for place, reason in too_few_of(row).items() if place != "seeds"), "")
     measured: dict[str, float] = {}
+    if tells_area(row["equal_area_floor"]):  # a value that may be area is not shown
+        runs = runs.assign(equal_area=np.nan)
     for name in ("wga", "equal_area"):
         ends = runs[[f"{name}_low", f"{name}_high"]].to_numpy(np.float64)
         measured |= with_ends(name, *over_repetitions(runs[name].to_numpy(np.float64), ends))
@@ -239,7 +239,8 @@ def _markdown(rows: pd.DataFrame, pairs: pd.DataFrame) -> str:
 
 def _note(rows: pd.DataFrame) -> str:
     unit = rows["unit"].iloc[0] if len(rows) else "patient"
-    return _NOTE.format(unit=unit, why=NO_INTERVAL.format(unit=unit))
+    of_rows = (compared_text(row["equal_area_caliper"], row["equal_area_floor"]) for row in rows.to_dict("records"))
+    return _NOTE.format(unit=unit, pairs="; or ".join(dict.fromkeys(of_rows)), why=NO_INTERVAL.format(unit=unit))
 
 
 def _latex(rows: pd.DataFrame) -> str:
@@ -298,7 +299,8 @@ def methods_text(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> 
     `table` is what `comparison` returned.
     """
     table = table[table["rerun_of"] == ""]  # equal fits are one
-    settings = {name: found for name in table["run"].unique() if "select" in (found := run_settings(work, name))}
+    known = {name: found for name in table["run"].unique() if "select" in (found := run_settings(work, name))}
+    settings = {name: {**found, "records": _records(work, name)} for name, found in known.items()}
     groups = read_table(WorkFolder(work).groups)
     every, variants = list(settings.values()), dict(zip(table["run"], table["variant"], strict=True))
     folds = groups["fold"].nunique() if "fold" in groups else 1
@@ -307,12 +309,12 @@ def methods_text(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> 
     sentences += _search(every)
     if every:
         sentences.append(_rule(every, str(table["split"].iloc[0])))
+    pairs = table[["equal_area_caliper", "equal_area_floor"]].iloc[0].tolist()
     seeds = ", Student's t over seeds" if table["seed"].nunique() > 1 else ""
     if seeds and every and all(ASSIGNMENT in each for each in every):
         seeds += f": repetitions are other assignments of {unit_noun(groups)}s to folds, of which the first is above"
     sentences += [
-        f"AUROC at equal area: among patches{' of one fold' * (folds > 1)} whose tissue fractions differ by at most "
-        f"{DISTANCE:g}.",
+        f"AUROC at equal area:{' within a fold,' * (folds > 1)} among {compared_text(*pairs)}.",
         f"Intervals are 95 %, over {unit_noun(groups)}s: score intervals, with the spread of AUROCs from "
         f"{config.bootstrap:,} draws{seeds}.",
         f"Differences take at least {LEAST_SEEDS} seeds. {OUTCOMES}",
@@ -371,9 +373,11 @@ def _training(settings: Sequence[Mapping[str, Any]], folds: int) -> list[str]:
     parts = []
     if frozen:
         turns = f", by {values('inner_folds', frozen)} inner folds of training and validation" if folds > 1 else ""
+        is_fixed = all(each.get("select") == "last" for each in frozen)
+        penalty = values("weight_decay", frozen) if is_fixed else f"chosen on validation{turns}"
         parts.append(
             f"linear heads on frozen networks ({values('architecture', frozen)}, patches of "
-            f"{values('input_px', frozen)} px) were solved exactly, their L2 penalty chosen on validation{turns}"
+            f"{values('input_px', frozen)} px) were solved exactly, their L2 penalty {penalty}"
         )
     if solved:
         penalty = "" if searched else f" with an L2 penalty of {values('weight_decay', solved)}"
@@ -392,6 +396,13 @@ def _training(settings: Sequence[Mapping[str, Any]], folds: int) -> list[str]:
     return [text[0].upper() + text[1:]]
 
 
+def _records(work: Path, run: str) -> list[dict[str, Any]]:
+    """Return ``run.json`` of a run, or of it in each fold, where it was trained here, each with its `folder`."""
+    whole = WorkFolder(work).assignment_of(run)
+    paths = [WorkFolder(work).run(run) / "run.json", *sorted(whole.glob(f"{FOLDS}/*/runs/{run}/run.json"))]
+    return [{**read_json(path), "folder": path.parent} for path in paths if path.is_file()]
+
+
 def _rows_text(work: Path, settings: Mapping[str, Mapping[str, Any]], variants: Mapping[str, str]) -> list[str]:
     """Return what each row is, where its name does not tell it all; `variants` are those of a comparison, by run."""
     runs_of: dict[str, list[str]] = {}
@@ -401,31 +412,31 @@ def _rows_text(work: Path, settings: Mapping[str, Mapping[str, Any]], variants: 
     rows = []
     for name, runs in runs_of.items():
         each = settings[runs[0]]
-        folder = WorkFolder(work)
-        folders = [folder.run(run) for run in runs]
-        folders += [path for run in runs for path in sorted(folder.assignment_of(run).glob(f"{FOLDS}/*/runs/{run}"))]
-        records = [folder / "run.json" for folder in folders]
-        about = [_chosen_text(records)] if each.get("choose") else [str(each["method"])] * (name != each["method"])
-        about += ["the tissue mask beside the pixels"] * (each.get("mask") == "normalise")
-        if each.get("mask") == "interior":
-            about.append(_crops_text(records))
-        rows.append(name + (f" ({', '.join(about)})" if about else ""))
+        records = [record for run in runs for record in settings[run]["records"]]
+        own = _chosen_text(records) if each.get("choose") else str(each["method"]) * (name != each["method"])
+        mask = "the tissue mask beside the pixels" * (each.get("mask") == "normalise")
+        about = ", ".join(filter(None, [own, mask, _crops_text(records)]))
+        rows.append(name + (f" ({about})" if about else ""))
     return [f"Rows: {'; '.join(rows)}."] if rows else []
 
 
-def _chosen_text(paths: Sequence[Path]) -> str:
-    found = [f"{each['mask']} {each['method']}" for path in paths if (each := _chosen_in(path))]
-    return "validation chose " + ", ".join(f"{name} {n} times" for name, n in Counter(found).items())
+def _chosen_text(records: Sequence[Mapping[str, Any]]) -> str:
+    found: Counter[tuple[str, int]] = Counter()
+    for record in records:
+        rows = csv.DictReader((record["folder"] / "history.csv").read_text().splitlines())
+        stood = len({(row["mask"], row["method"]) for row in rows})  # none where nothing selects
+        found[f"{record['chosen']['mask']} {record['chosen']['method']}", stood] += 1
+    return "; ".join(
+        f"{head} {pluralize(n, 'time')}, "
+        + (f"chosen by validation of {stood} candidates" if stood > 1 else "the only candidate, so nothing was chosen")
+        for (head, stood), n in found.items()
+    )
 
 
-def _chosen_in(path: Path) -> Mapping[str, Any]:
-    return read_json(path).get("chosen", {}) if path.is_file() else {}
-
-
-def _crops_text(paths: Sequence[Path]) -> str:
-    crops = [found for path in paths if path.is_file() and (found := read_json(path).get("crops"))]
+def _crops_text(records: Sequence[Mapping[str, Any]]) -> str:
+    crops = [record["crops"] for record in records if "crops" in record]
     if not crops:
-        return "crops that lie wholly in tissue"
+        return ""
     sides = " or ".join(str(side) for side in sorted({each["crop_px"] for each in crops}))
     train, val = (max(each["without"][split] for each in crops) for split in ("train", "val"))
     return (
@@ -462,22 +473,29 @@ def _search(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _rule(settings: Sequence[Mapping[str, Any]], split: str) -> str:
-    select = list(
-        dict.fromkeys(str(each["tune.objective"] if each.get("search") else each["select"]) for each in settings)
-    )
-    by = " or ".join(_SELECTED[name] for name in select)
-    tuned = {bool(each["tune_threshold"]) for each in settings}
-    at = "at a decision threshold of 0" if tuned == {False} else "at the decision threshold that is best there"
-    if select == ["last"]:
-        return f"The last step is judged {at}."
-    evaluations = " or ".join(dict.fromkeys(str(each["evaluations"]) for each in settings))
-    what = "Trials, and" if any(each.get("search") for each in settings) else "Of each run"
-    of_each = " of each," if what.startswith("Trials") else ""
-    compared = "Heads" if evaluations == "1" else f"{what} {evaluations} checkpoints{of_each}"
+    selecting = [each for each in settings if each.get("search") or each["select"] != "last"]
+    evaluations = dict.fromkeys(str(each["evaluations"]) for each in selecting if each["evaluations"] > 1)
+    compared = ["trials"] * any(each.get("search") for each in selecting)
+    compared += ["the heads of each penalty"] * any(each.get("frozen") for each in selecting)
+    compared += [f"{' or '.join(evaluations)} checkpoints of each network"] * bool(evaluations)
+    select = dict.fromkeys(each["tune.objective"] if each.get("search") else each["select"] for each in selecting)
+    by = " or ".join(_SELECTED[str(name)] for name in select)
+    at = dict.fromkeys(_threshold_text(each, record) for each in settings for record in each["records"] or [{}])
+    text = f"{' and '.join(compared)} were compared by {by}" if compared else "nothing was compared"
     return (
-        f"{compared} were compared by {by} on validation, {at}; {split} accuracies "
-        "are at that threshold. Patches without an answer count as wrong."
+        f"{text[0].upper()}{text[1:]} on validation, at {' or '.join(at)}; {split} accuracies are at that threshold. "
+        "Patches without an answer count as wrong."
     )
+
+
+def _threshold_text(settings: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    # It is not tuned either where validation lacks a group, or selects nothing.
+    asked = {"is_threshold_tuned": settings["tune_threshold"]}
+    if not record.get("validation", asked).get("is_threshold_tuned"):
+        return "a decision threshold of 0"
+    share = settings.get("sensitivity")
+    found = "is best" if share is None else f"has a sensitivity of {100 * share:g} %"
+    return f"the decision threshold that {found} there"
 
 
 def software_text() -> str:

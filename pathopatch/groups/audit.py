@@ -34,7 +34,7 @@ from pathopatch.groups.shortcut import (
     fraction_only,
 )
 from pathopatch.metrics.bootstrap import LEAST_UNITS, LEAST_UNITS_OF_A_GROUP
-from pathopatch.metrics.equal_area import auroc_at_equal_area
+from pathopatch.metrics.equal_area import auroc_at_equal_area, tells_area
 
 _FRACTION_COLUMNS = (
     "n", "tumor", "patients", "patients_with_tumor", "patients_with_non_tumor", "auroc", "auroc_low", "auroc_high",
@@ -285,6 +285,7 @@ def _fraction_line(split: str, result: Mapping[str, Any], tumor: str, unit: str)
     elsewhere_text = "" if elsewhere is None else f"; {elsewhere:.3f} on {unit}s it was not chosen on"
     floor = result["equal_area"]
     floor_text = "no pair of patches" if floor is None else f"{floor:.3f}"
+    floor_text += " (no value there can be told apart from area)" * (floor is not None and tells_area(floor))
     return (
         f"{line}: AUROC {_interval(result, 'auroc')}, at equal area {floor_text}, accuracy {result['accuracy']:.3f} "
         f"with {tumor} where the fraction is {side} {result['threshold']:.3g}{elsewhere_text}; always the commoner "

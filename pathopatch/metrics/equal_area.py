@@ -1,12 +1,12 @@
 """AUROC at equal area: how often tumour scores above non-tumour among patches of nearly the same tissue fraction.
 
-Pairs are a tumour and a non-tumour patch of one stratum (fold) whose fractions differ by at most `DISTANCE`. An offset
+Pairs are a tumour and a non-tumour patch of one stratum (fold), near by `DISTANCE` and by one of `CALIPERS`. An offset
 of the scores by area nearly cancels in it. So it stands beside the worst-group accuracy, and does not replace it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,13 @@ from pathopatch.metrics.bootstrap import FloatArray, IntArray, ratio, resampled
 
 DISTANCE = 0.02
 """Largest difference of the tissue fractions of a pair."""
+CALIPERS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0)
+"""Largest differences of a pair's ranks, as shares of all patches: the widest where the area tells nothing."""
 MOST_UNITS = 500
 """Units of a bootstrap; more are merged at random into so many, since the table of their pairs grows as the square."""
 _ROUNDING = 1e-9  # fractions are quotients of pixels: 0.31 - 0.29 is 0.020000000000000018
 _TENTHS = 10
+_LEAST_PAIRS = 30  # of a narrower caliper: with 100 a value errs as much, and small sets are left without a caliper
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +35,8 @@ class EqualArea:
     answered: float  # of the pairs in which both patches have an answer
     pairs: int
     partnered: float  # share of the tumour patches that are in a pair
+    caliper: float  # one of `CALIPERS`
+    floor: float  # what the tissue fraction itself reaches; see `tells_area`
 
 
 def auroc_at_equal_area(
@@ -71,7 +76,8 @@ def auroc_at_equal_area(
     """
     patches = _Patches.of(score, label, fraction, stratum, answered)
     positive, negative = patches.rows(patches.label == 1), patches.rows(patches.label == 0)
-    first, end = negative.near(positive.key)
+    caliper, floor = _caliper(positive, negative)
+    first, end = negative.near(positive, caliper)
     # The mean of two near fractions lies on either side of at most one bound of the tenths, the one nearest to both.
     bound = np.rint(_TENTHS * positive.fraction)
     offset = positive.key - positive.fraction
@@ -87,20 +93,33 @@ def auroc_at_equal_area(
     tenths: FloatArray = ratio(won, pairs)
     value = float(ratio(won.sum(), pairs.sum()))
     known = tenths[np.isfinite(tenths)]
-    of_answered = value
-    if answered is not None and not np.all(answered):
-        chosen = np.asarray(answered, np.bool_)
-        parts = (np.asarray(each)[chosen] for each in (score, label, fraction))
-        strata = None if stratum is None else np.asarray(stratum)[chosen]
-        of_answered = auroc_at_equal_area(*parts, stratum=strata).value
+    # A patch without an answer wins no pair, so the pairs that are won are those of answered patches.
+    before = np.concatenate([[0], np.cumsum(negative.level < len(patches.level))])
+    of_answered = (before[end] - before[first])[positive.level >= 0].sum()
     return EqualArea(
         value=value,
         even=float(known.mean()) if len(known) else float("nan"),
         tenths=tenths,
-        answered=of_answered,
+        answered=float(ratio(won.sum(), of_answered)),
         pairs=int(pairs.sum()),
         partnered=float((first < end).mean()) if len(first) else float("nan"),
+        caliper=caliper,
+        floor=floor,
     )
+
+
+def compared_text(caliper: float, floor: float) -> str:
+    """Return which patches are compared at equal area, what the fraction itself reaches, and if that is too much."""
+    by_rank = f" and by at most {100 * caliper:g} % of all ranks" if caliper < CALIPERS[0] else ""
+    pairs = f"whose tissue fractions differ by at most {DISTANCE:g}{by_rank}" if caliper else "of equal tissue fraction"
+    reached = "there is no pair" if np.isnan(floor) else f"the fraction itself reaches {floor:.3f}"
+    told = ", so a value cannot be told apart from area here" if tells_area(floor) else ""
+    return f"patches {pairs}; {reached}{told}"
+
+
+def tells_area(floor: float) -> bool:
+    """Return whether a floor is outside 0.45 to 0.55, so that no value at equal area claims anything."""
+    return bool(abs(floor - 0.5) > 0.05 + _ROUNDING)
 
 
 def equal_area_draws(
@@ -116,9 +135,9 @@ def equal_area_draws(
 ) -> FloatArray:
     """Return AUROC at equal area in bootstrap draws of units (patients), (R,); NaN with fewer than two units.
 
-    Pairs are those between units and within them, and a unit keeps its stratum. `unit` is (N,); the other arguments
-    and the errors are those of `auroc_at_equal_area`. Calls with the same units and seed draw the same units, so
-    differences of two models are paired.
+    Pairs are those between units and within them, at the caliper of all patches, and a unit keeps its stratum. `unit`
+    is (N,); the other arguments and the errors are those of `auroc_at_equal_area`. Calls with the same units and seed
+    draw the same units, and no score changes the caliper, so differences of two models are paired.
     """
     patches = _Patches.of(score, label, fraction, stratum, answered)
     names, code = np.unique(np.asarray(unit), return_inverse=True)
@@ -130,10 +149,11 @@ def equal_area_draws(
     if n_units < 2 or resamples == 0:
         return np.full(resamples, np.nan)
     positive, of_positive = patches.rows(patches.label == 1), code[patches.order][patches.label == 1]
+    caliper, _ = _caliper(positive, patches.rows(patches.label == 0))
     wins, pairs = np.zeros((2, n_units, n_units))
     for number in range(n_units):
         negative = patches.rows((patches.label == 0) & (code[patches.order] == number))
-        first, end = negative.near(positive.key)
+        first, end = negative.near(positive, caliper)
         has_pair = first < end
         of_unit = of_positive[has_pair]
         won = negative.below(positive.level[has_pair], first[has_pair], end[has_pair])
@@ -150,6 +170,7 @@ class _Patches:
 
     order: IntArray  # place of each in the arrays that were given
     key: FloatArray  # tissue fraction, and 2 more for each stratum: patches of two strata are at least 1 apart
+    rank: FloatArray  # of the tissue fraction among all patches, as a share of them, with the same 2 for each stratum
     fraction: FloatArray
     label: IntArray
     level: IntArray  # rank of the score; without an answer tumour is below, and non-tumour above, all the others
@@ -185,17 +206,21 @@ class _Patches:
         level = np.where(has_answer, level, np.where(y == 1, -1, len(y)))
         key = area + 2 * strata
         order = np.argsort(key, kind="stable")
-        return cls(order, key[order], area[order], y[order].astype(np.int64), level[order])
+        _, place, count = np.unique(area, return_inverse=True, return_counts=True)
+        rank = (np.cumsum(count) - count / 2)[place] / len(y) + 2 * strata  # equal fractions have their mean rank
+        return cls(order, key[order], rank[order], area[order], y[order].astype(np.int64), level[order])
 
     def rows(self, chosen: npt.NDArray[np.bool_]) -> _Patches:
         """Return some of the patches, in the same order."""
-        area = self.key[chosen], self.fraction[chosen]
-        return _Patches(self.order[chosen], *area, self.label[chosen], self.level[chosen])
+        return _Patches(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
-    def near(self, key: FloatArray) -> tuple[IntArray, IntArray]:
-        """Return the first and the end of the patches near each of some keys, (M,) each."""
-        reach = DISTANCE + _ROUNDING
-        return np.searchsorted(self.key, key - reach, "left"), np.searchsorted(self.key, key + reach, "right")
+    def near(self, others: _Patches, caliper: float) -> tuple[IntArray, IntArray]:
+        """Return the first and the end of the patches near each of some others, (M,) each."""
+        limits = [(self.key, others.key, DISTANCE)]
+        limits += [(self.rank, others.rank, caliper)] if caliper < CALIPERS[0] else []
+        first = [np.searchsorted(own, place - reach - _ROUNDING, "left") for own, place, reach in limits]
+        end = [np.searchsorted(own, place + reach + _ROUNDING, "right") for own, place, reach in limits]
+        return np.max(first, axis=0), np.min(end, axis=0)
 
     def below(self, level: IntArray, first: IntArray, end: IntArray) -> FloatArray:
         """Return how many of the patches `first` to `end` have a lower level than `level`, half of equal ones, (M,)."""
@@ -205,6 +230,19 @@ class _Patches:
         levels = self.level[by_level]
         counts = [_count_below(rank, first, end, np.searchsorted(levels, level, side)) for side in ("left", "right")]
         return (counts[0] + counts[1]) / 2
+
+
+def _caliper(positive: _Patches, negative: _Patches) -> tuple[float, float]:
+    """Return the widest caliper at which the fraction itself tells nothing, else the widest of all, and its floor."""
+    below = sum(np.searchsorted(negative.key, positive.key, side) for side in ("left", "right")) / 2
+    floors: list[float] = []
+    for caliper in CALIPERS:
+        first, end = negative.near(positive, caliper)
+        pairs = (end - first).sum()
+        floors.append(float(ratio((below - first).sum(), pairs)))
+        if not tells_area(floors[-1]) and (pairs >= _LEAST_PAIRS or len(floors) == 1):
+            return caliper, floors[-1]
+    return CALIPERS[0], floors[0]
 
 
 def _count_below(rank: IntArray, first: IntArray, end: IntArray, limit: IntArray) -> IntArray:

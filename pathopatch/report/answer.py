@@ -18,23 +18,25 @@ from pathopatch.report.answer_picture import answer_picture
 from pathopatch.report.cohort_section import patients_in_several_splits, slide_problems
 from pathopatch.report.collect import Study
 from pathopatch.report.models import runs_to_show
-from pathopatch.report.results import preferred, rows_at
+from pathopatch.report.results import preferred, rows_at, validation_groups
 
 _MEASURES = (
-    "run", "wga", "wga_low", "wga_high", "wga_at_zero", "average", "auroc", "equal_area", "equal_area_low",
-    "equal_area_high", "equal_area_floor",
+    "run", "title", "is_default", "wga", "wga_low", "wga_high", "wga_at_zero", "average", "auroc", "equal_area",
+    "equal_area_low", "equal_area_high", "equal_area_caliper", "equal_area_floor",
 )  # fmt: skip
 
 
 def answer(study: Study) -> dict[str, Any]:
-    """Return per threshold plain training beside the run that validation prefers, a picture, and the limits."""
+    """Return per threshold plain training, the default and the run that validation prefers, a picture, and limits."""
     cards = [_card(rows, by) for by in study.attributes if len(rows := rows_at(study, by.tau))]
-    picture = answer_picture(study, *_pair(study)) if cards else {}
+    names, validated = study.attribute.group_names, validation_groups(study, study.attribute)
+    picture = answer_picture(study, _pair(study)) if cards else {}
     return {
         "problems": slide_problems(study),
         "shared_patients": patients_in_several_splits(study.slides) if len(study.slides) else [],
         "card": cards[0] if cards else None,
         "further": cards[1:],
+        "empty_in_validation": [names[group["group"]] for group in validated if not group["n"]],
         "worst_groups": [_worst_group_row(card, model) for card in cards for model in card["models"]],
         "picture": picture,
         "pictures": {picture["file"]: picture.pop("png")} if picture else {},
@@ -45,21 +47,22 @@ def answer(study: Study) -> dict[str, Any]:
     }
 
 
-def _pair(study: Study) -> tuple[str, str]:
-    """Return the plain and the debiased run to look at, of the first threshold; "" where there is none."""
-    rows, shown = rows_at(study, study.thresholds[0]), runs_to_show(study)
-    is_plain = dict(zip(rows["run"], is_plain_erm(rows), strict=True))
-    # The debiased run that validation prefers comes before the others.
-    ranked = [run for run in (*by_validation(rows)["run"], *shown) if run in shown]
-    plain, debiased = (next((run for run in ranked if is_plain[run] == kind), "") for kind in (True, False))
-    return plain, debiased
+def _pair(study: Study) -> dict[str, str]:
+    """Return the plain run and the other one to look at, of the first threshold, by title; fewer if there is none."""
+    rows = rows_at(study, study.thresholds[0])
+    shown = rows[rows["run"].isin(runs_to_show(study))]
+    # Of the other runs the one that validation prefers comes before the rest.
+    ranked = pd.concat([by_validation(shown), shown]).assign(is_plain=is_plain_erm)
+    pair = ranked.drop_duplicates("is_plain").sort_values("is_plain", ascending=False)
+    return {f"{capitalize_first(title)} ({run})": run for title, run in zip(pair["title"], pair["run"], strict=True)}
 
 
 def _card(rows: pd.DataFrame, attribute: GroupingAttribute) -> dict[str, Any]:
-    """Return the answer at one threshold: both models, each with its worst group, and what came out."""
+    """Return the answer at one threshold: reference, default and preferred run (all if none is), and the outcome."""
     best = preferred(rows)
     by_run = {row["run"]: row for row in rows.to_dict("records")}
     reference = by_run.get(best["reference"]) if best and best["reference"] != best["run"] else None
+    shown = [reference, preferred(rows[rows["is_default"]]), best] if best else by_run.values()
     names = attribute.group_names
     first = rows.to_dict("records")[0]
     places = {f"group {group}": name for group, name in enumerate(names)} | {"all": "all groups together"}
@@ -68,12 +71,11 @@ def _card(rows: pd.DataFrame, attribute: GroupingAttribute) -> dict[str, Any]:
     card = {
         "by": attribute.description,
         "best": best,
-        "models": [] if best is None else [_model(row, names) for row in (reference, best) if row is not None],
+        "models": [_model(row, names) for row in {row["run"]: row for row in shown if row}.values()],
+        "reference": reference,
         "few": few,
         "has_few_blocks": "all" in reasons and first.get("unit") == "block",
         **smallest_group(first),
-        "runs": rows["run"].nunique(),
-        "ranges": {name: (rows[name].min(), rows[name].max()) for name in ("wga", "equal_area")},
         "split": first["split"],
         "n": first["n"],
         "patients": first["patients"],
@@ -93,7 +95,6 @@ def _model(row: Mapping[Any, Any], names: tuple[str, ...]) -> dict[str, Any]:
     accuracy = [row[f"accuracy_{group}"] for group in range(n_groups_of(row))]
     worst = None if pd.isna(row["wga"]) else min(range(len(accuracy)), key=lambda group: accuracy[group])
     return {
-        "is_plain": bool(is_plain_erm(pd.DataFrame([row])).iloc[0]),
         **{name: row[name] for name in _MEASURES},
         "worst": None
         if worst is None
@@ -104,11 +105,11 @@ def _model(row: Mapping[Any, Any], names: tuple[str, ...]) -> dict[str, Any]:
 def _worst_group_row(card: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
     """Return a model's worst group at one threshold as a row, with its gain where it is the preferred one."""
     best = card["best"]
-    has_gain = model["run"] == best["run"] and best["reference"] not in ("", best["run"])
+    has_gain = best and model["run"] == best["run"] and best["reference"] not in ("", best["run"])
     return {
         **model,
         **{name: card[name] for name in ("by", "n", "patients", "n_smallest", "patients_smallest")},
-        "model": f"{'plain' if model['is_plain'] else 'debiased'}: {model['run']}",
+        "model": f"{model['title']}: {model['run']}{', the default' if model['is_default'] else ''}",
         "worst": model["worst"] and model["worst"]["name"],
         **{f"gain_wga{end}": best[f"gain_wga{end}"] if has_gain else None for end in ("", "_low", "_high")},
     }
@@ -120,23 +121,12 @@ def _limits(study: Study) -> dict[str, Any]:
     if table is None:
         return {}
     seeds = table[table["rerun_of"] == ""].groupby("settings_key")["seed"].nunique()
+    sizes = {by.phrase: [group["n"] for group in validation_groups(study, by)] for by in study.attributes}
     return {
-        "validation_groups": _small_validation_groups(study),
+        "validation_groups": [{"at": at, "n": min(n)} for at, n in sizes.items() if n and min(n) < LEAST_PATCHES],
         "fewest_seeds": int(seeds.min()),
         "few_seeds": LEAST_SEEDS,
         "has_unequal_budgets": (table["steps"] * table["batch_per_class"]).nunique() > 1,
         "has_erm": is_plain_erm(table).any(),
         "is_validation_only": (table["split"] != "test").any(),
     }
-
-
-def _small_validation_groups(study: Study) -> list[dict[str, Any]]:
-    """Return the size of the smallest validation group at each threshold where it is too small."""
-    by_threshold = {} if study.audit is None else study.audit["thresholds"]
-    small = []
-    for attribute in study.attributes:
-        cells = by_threshold.get(attribute.key, {}).get("val")
-        smallest = min(n for row in cells["counts"] for n in row) if cells else LEAST_PATCHES
-        if smallest < LEAST_PATCHES:
-            small.append({"at": capitalize_first(attribute.phrase), "n": smallest})
-    return small

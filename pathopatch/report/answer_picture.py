@@ -38,19 +38,16 @@ _RIM = withStroke(linewidth=4, foreground="black")  # and the rim from paper
 _MARK: dict[str, Any] = {"markeredgewidth": 2.2, "fillstyle": "none", "path_effects": [_RIM]}
 
 
-def answer_picture(study: Study, plain: str, debiased: str) -> dict[str, Any]:
-    """Return a picture of two runs on a slide as ``png``, its ``file``, and what its caption needs.
+def answer_picture(study: Study, runs: Mapping[str, str]) -> dict[str, Any]:
+    """Return a picture of two runs, by title, on a slide as ``png``, its ``file``, and what its caption needs.
 
-    It is of the slide of the split with the most labelled patches. Empty where one of the runs is missing (""), or no
+    It is of the slide of the split with the most labelled patches. Empty where one of the runs is missing, or no
     slide of the split has an overview and a grid without overlap.
     """
     attribute = study.attribute
-    if not (plain and debiased) or not isinstance(attribute, TissueThreshold) or attribute.label_names != LABEL_NAMES:
+    if len(runs) < 2 or not isinstance(attribute, TissueThreshold) or attribute.label_names != LABEL_NAMES:
         return {}
-    calls = {
-        f"Plain training ({plain})": _calls(study, plain),
-        f"Debiased training ({debiased})": _calls(study, debiased),
-    }
+    calls = {title: _calls(study, run) for title, run in runs.items()}
     counts = next(iter(calls.values()))["slide_id"].value_counts()
     for slide in sorted(counts.index, key=lambda name: (-counts[name], name)):
         if slide not in study.stores:
@@ -70,7 +67,7 @@ def answer_picture(study: Study, plain: str, debiased: str) -> dict[str, Any]:
             title=f"Slide {slide}",
             caption=f"Much tissue: {attribute.tau:g} of the patch or more.",
         )
-        return {"file": "answer.png", "png": png, "slide": slide, "n": int(counts[slide])}
+        return {"file": "answer.png", "png": png, "slide": slide, "n": int(counts[slide]), "titles": list(runs)}
     return {}
 
 

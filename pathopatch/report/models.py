@@ -42,7 +42,7 @@ def models_summary(study: Study) -> dict[str, Any]:
 
 
 def runs_to_show(study: Study) -> list[str]:
-    """Return the preferred run at the first threshold, its plain one, and the best runs of other settings, at most 4.
+    """Return at the first threshold the preferred run, its plain one, the default, and others by validation, at most 4.
 
     They are those of every picture of the page, and so in its order.
     """
@@ -53,8 +53,9 @@ def runs_to_show(study: Study) -> list[str]:
     if best is None:
         return [str(run) for run in rows["run"].drop_duplicates()[:_MOST_PANELS]]
     plain = [best["reference"]] if best["reference"] in set(rows["run"]) else by_validation(rows[is_erm])["run"][:1]
-    others = by_validation(rows[~is_erm]).drop_duplicates("settings_key")["run"]
-    chosen = [*plain, *others][:_MOST_PANELS]
+    others = list(by_validation(rows[~is_erm]).drop_duplicates("settings_key")["run"])
+    default = by_validation(rows[rows["is_default"]])["run"][:1]
+    chosen = list(dict.fromkeys([*plain, *others[:1], *default, *others]))[:_MOST_PANELS]
     return [str(run) for run in rows["run"].drop_duplicates() if run in chosen]
 
 

@@ -30,6 +30,7 @@ from pathopatch.groups import unit_noun
 from pathopatch.groups.decisions.table import decisions_csv
 from pathopatch.heatmaps.model_record import card_html
 from pathopatch.metrics.bootstrap import LEAST_UNITS, LEAST_UNITS_OF_A_GROUP
+from pathopatch.metrics.equal_area import compared_text, tells_area
 from pathopatch.report import cohort_section, models, predictions, results
 from pathopatch.report.answer import answer
 from pathopatch.report.cells import Column, cell, columns, number, percent, points, signed
@@ -268,7 +269,7 @@ def _environment(unit: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (percent, number, signed, points, capitalize_first, pluralize)
+    filters = (percent, number, signed, points, capitalize_first, pluralize, compared_text, tells_area)
     environment.filters |= {function.__name__: function for function in filters} | {"cell": partial(cell, unit=unit)}
     # Macros see what is global alone.
     environment.globals |= {"col": Column, "cols": columns, "too_few": too_few, "unit": unit}

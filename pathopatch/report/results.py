@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from pathopatch.core.method_names import METHOD_NAMES
 from pathopatch.core.text import pluralize
 from pathopatch.evaluation.compare import by_validation
+from pathopatch.evaluation.evaluate import by_attribute
 from pathopatch.evaluation.group_scores import n_groups_of, smallest_group
 from pathopatch.evaluation.slide_scores import scores_by
-from pathopatch.groups import PatchAttribute, TissueBins, TissueThreshold
+from pathopatch.groups import GroupingAttribute, PatchAttribute, TissueBins, TissueThreshold
 from pathopatch.report.cells import percent, signed
 from pathopatch.report.cohort_section import group_key
 from pathopatch.report.collect import Study
@@ -42,6 +42,12 @@ def preferred(rows: pd.DataFrame) -> dict[Any, Any] | None:
     return next(iter(by_validation(rows).to_dict("records")), None) if len(rows) else None
 
 
+def validation_groups(study: Study, by: GroupingAttribute) -> list[dict[str, Any]]:
+    """Return number, n and patients of each group of the first run that was judged on validation; else none."""
+    contents = [numbers["splits"]["val"] for numbers in study.evaluations.values() if "val" in numbers["splits"]]
+    return list(by_attribute(contents[0])[by.label]["groups"]) if contents else []
+
+
 def results(study: Study) -> dict[str, Any]:
     """Return, for every threshold and the bins, the accuracy of each run on each group and its gain over ERM."""
     table = study.comparison
@@ -60,12 +66,8 @@ def results(study: Study) -> dict[str, Any]:
         n_others = 0
         if not isinstance(attribute, TissueBins):
             n_others = int((table["threshold"] == attribute.tau).sum()) - len(rows)
-        validation = {} if study.audit is None else study.audit["thresholds"].get(attribute.key, {}).get("val", {})
-        val = {
-            f"{kind}_{group}": size
-            for kind, name in (("n", "counts"), ("patients", "patients"))
-            for group, size in enumerate(np.ravel(validation.get(name, ())).tolist())
-        }
+        groups = validation_groups(study, attribute)
+        val = {f"{kind}_{group['group']}": group[kind] for group in groups for kind in ("n", "patients")}
         least = smallest_group(val) if val else {"n_smallest": None, "patients_smallest": None}
         sizes = {**smallest_group(dict(rows.iloc[0])), "n_val": least["n_smallest"]}
         sizes["patients_val"] = least["patients_smallest"]

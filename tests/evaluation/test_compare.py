@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathopatch.core.artefacts import Stamp, fingerprint_file, write_table
+from pathopatch.core.artefacts import Stamp, fingerprint_file, read_table, write_table
 from pathopatch.core.config import EvaluateConfig, TrainConfig, TuneConfig
 from pathopatch.core.errors import InputMissingError, StaleArtefactError
 from pathopatch.core.files import read_json, write_json
@@ -101,8 +101,34 @@ def test_an_erm_run_of_the_same_seed_comes_before_a_better_one(work: Path) -> No
     other = TrainConfig(method="erm", threshold=0.5, seed=1)
     write_run(work, other, {"val": (10, 10, 10, 10), "test": (10, 10, 10, 10)})
     table = compare(work, config=QUICK).set_index("run")
-    assert table.loc["gerne-t0.5-s0", "reference"] == "erm-balanced-t0.5-s0"
+    assert table.loc["gerne-t0.5-s0", "reference"] == "erm-t0.5-s0"  # by the mean of both seeds
     assert table.loc["erm-t0.5-s1", "reference"] == "erm-t0.5-s1"
+
+
+def test_of_two_plain_settings_the_better_mean_over_seeds_is_the_reference(work: Path) -> None:
+    shutil.rmtree(work / "runs" / "erm-balanced-t0.5-s0")
+    of_gerne(work, seed=1)
+    for name, rate, worst in (("steady", 0.1, (4, 4)), ("luck", 0.2, (5, 1))):  # of seed 0 the one by luck is ahead
+        for seed in (0, 1):
+            config = TrainConfig(method="erm", threshold=0.5, seed=seed, learning_rate=rate, name=name)
+            write_run(work, config, {"val": (9, worst[seed], 9, 9), "test": (9, 9, 9, 9)})
+    table = compare(work, config=QUICK).set_index("run")
+    assert [table.loc[f"gerne-t0.5-s{seed}", "reference"] for seed in (0, 1)] == [
+        f"erm-t0.5-s{seed}-steady" for seed in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize("is_validated", [True, False])
+def test_of_equal_plain_rows_the_first_of_the_study_is_the_reference(work: Path, is_validated: bool) -> None:
+    for name in ("erm", "erm-balanced"):
+        shutil.rmtree(work / "runs" / f"{name}-t0.5-s0")
+    for name, rate in (("a-second", 0.1), ("z-first", 0.2)):
+        config = TrainConfig(method="erm", threshold=0.5, learning_rate=rate, name=name, row_name=name)
+        right = {"val": (9, 4, 9, 9), "test": (9, 9, 9, 9)}
+        write_run(work, config, right if is_validated else {"test": right["test"]})
+    rows = [{"name": name} for name in ("z-first", "a-second")]
+    write_json(work / "study.json", {"methods": ["gerne"], "runs": rows})
+    assert set(compare(work, config=QUICK)["reference"]) == {"erm-t0.5-s0-z-first"}
 
 
 def test_without_erm_there_are_no_gains(work: Path) -> None:
@@ -144,6 +170,7 @@ def test_the_text_shows_intervals_and_groups_and_a_gain_with_verdict_and_referen
 CLAIMED = {
     "run": "gerne", "reference": "erm", "n_0": 50, "patients_0": 5, "patients": 12, "wga": 0.7, "gain_wga": 0.3,
     "gain_auroc": 0.1, "gain_average": 0.0, "gain_equal_area": -0.01, "gain_equal_area_high": 0.05, "gain_seeds": 3,
+    "equal_area_floor": 0.55,
 }  # fmt: skip
 
 
@@ -176,8 +203,8 @@ BY = TissueThreshold(0.5)
         ((-0.1, 0.5, 0.1), 0.2, "no difference", "no difference is shown: the worst group rose by 30.0 points (95 % "),
         ((0.0, 0.5, 0.1), 0.2, "no difference", "no difference is shown: the worst group rose by 30.0 points (95 % i"),
         ((-0.5, -0.1, 0.1), 0.2, "worse", "worse: the worst group rose by 30.0 points (95 % interval -50.0 to -10.0)"),
-        ((np.nan, np.nan, 0.1), 0.2, "no interval", "no interval: the worst group rose by 30.0 points over 3 seeds"),
-        ((0.1, 0.5, np.nan), 0.2, "no interval", "no interval: the worst group rose by 30.0 points (95 % interval +1"),
+        ((np.nan, np.nan, 0.1), 0.2, "no interval", "no claim: the worst group rose by 30.0 points over 3 seeds"),
+        ((0.1, 0.5, np.nan), 0.2, "no interval", "no claim: the worst group rose by 30.0 points (95 % interval +1"),
     ],
 )
 def test_an_outcome_follows_from_wga_and_equal_area_together(
@@ -371,6 +398,19 @@ def test_gains_at_equal_area_are_beside_those_in_wga(work: Path) -> None:
     assert summary["equal_area_low"] <= gain <= summary["equal_area_high"]
 
 
+def test_what_may_be_area_is_no_gain_at_equal_area(work: Path) -> None:
+    for path in work.glob("runs/*/evaluation/predictions.parquet"):
+        table = read_table(path)
+        write_table(path, table.assign(tissue_fraction=0.99 + 0.005 * table["label"]), STAMP)
+    table = compare(work, config=QUICK)
+    assert table[[f"gain_equal_area{end}" for end in ("", "_low", "_high")]].isna().all(axis=None)
+    assert "| - [-, -] |" in (work / "summary.md").read_text()
+    row = claimed((0.1, 0.5, np.nan), gain_equal_area=np.nan)
+    assert "area" not in gain_text(row, BY)
+    text = gain_text(row | {"equal_area_floor": 0.56}, BY)
+    assert text.endswith("over 3 seeds, and at equal area it cannot be told apart from area here")
+
+
 def test_the_text_says_what_equal_area_rests_on(work: Path) -> None:
     table = compare(work, config=QUICK)
     text = comparison_text(work, table)
@@ -381,7 +421,9 @@ def test_the_text_says_what_equal_area_rests_on(work: Path) -> None:
     text = comparison_text(work, few)
     assert "Only 40% of tumour patches have such a partner." in text
     assert "In no number, as blank or hardly scanned: 12 non-tumour and 3 tumour." in text
-    assert "is not known: no tumour and non-tumour patch" in comparison_text(work, table.assign(equal_area_pairs=0))
+    assert "at most 0.02; there is no pair." in comparison_text(work, table.assign(equal_area_floor=np.nan))
+    narrow = comparison_text(work, table.assign(equal_area_caliper=0.05, equal_area_floor=0.451))
+    assert "differ by at most 0.02 and by at most 5 % of all ranks; the fraction itself reaches 0.451." in narrow
 
 
 def test_an_evaluation_of_an_earlier_version_is_refused(work: Path) -> None:
@@ -416,8 +458,8 @@ def test_the_methods_paragraph_says_what_was_run(work: Path) -> None:
         "learning rate 0.001 to 0.004",
         "c (beta + 1) of 0.5",
         "compared by worst-group accuracy on validation, at the decision threshold that is best there",
-        "differ by at most 0.02. Intervals are 95 %, over patients: score intervals, with the spread of AUROCs from 30 "
-        "draws. Differences take at least 3 seeds. Better: ",
+        "at most 0.02; the fraction itself reaches 0.500. Intervals are 95 %, over patients: score intervals, with the "
+        "spread of AUROCs from 30 draws. Differences take at least 3 seeds. Better: ",
     ):
         assert part in text
     for other in ("group-balanced accuracy", "linear heads", "biased phase"):  # of which nothing was run

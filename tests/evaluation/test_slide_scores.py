@@ -150,7 +150,7 @@ def test_ten_blocks_are_too_few_for_a_claim(tmp_path: Path) -> None:
     assert "blocks" in reasons
     assert "patients" not in reasons
     assert "Too few blocks for a claim." in page
-    assert "debiased against plain training, without a claim: the worst group rose by " in page
+    assert "against plain training, without a claim: the worst group rose by " in page
     assert "An answer needs 50 patches of 5 blocks in each group, and 12 blocks in all" in page
     assert "were split by block" in (work / "report" / "summary.md").read_text()
     assert read_json(work / "groups" / "audit.json")["unit"] == "block"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +13,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import timm
+from made_patches import small_config, write_work
+from safetensors.torch import save_file
 
-from pathopatch.core.files import write_json
+from pathopatch.core.artefacts import Stamp, read_table, write_table
+from pathopatch.core.config import GroupsConfig, TrainConfig, TuneConfig
+from pathopatch.core.files import read_json, write_json
+from pathopatch.core.text import pluralize
 from pathopatch.evaluation import summary
 from pathopatch.evaluation.group_scores import effective_sizes, smallest_group, too_few_of
 from pathopatch.evaluation.reference import Measured, difference
 from pathopatch.evaluation.run_settings import row_name
+from pathopatch.groups import TissueThreshold
+from pathopatch.stages.groups import fold_tables, write_folds
+from pathopatch.stages.train import train_run
+from pathopatch.training import frozen
+from pathopatch.training import run as training_run
 
 UNIT, LABEL = np.repeat(np.arange(20), 10), np.tile([0, 1], 100)
 
@@ -120,10 +135,153 @@ def test_the_methods_paragraph_tells_solved_heads_from_networks_that_learnt() ->
 
 
 def test_a_chosen_row_says_which_heads_validation_took(tmp_path: Path) -> None:
-    paths = [tmp_path / f"{fold}.json" for fold in range(4)]
-    for path, method in zip(paths, ("erm", "resample", "erm"), strict=False):  # the last one was not trained
-        write_json(path, {"chosen": {"mask": "normalise", "method": method}})
-    assert summary._chosen_text(paths) == "validation chose normalise erm 2 times, normalise resample 1 times"
+    heads = (("normalise", "erm"), ("normalise", "resample"), ("normalise", "erm"), ("interior", "erm"))
+    for fold, (mask, method) in enumerate(heads):
+        write_json(tmp_path / f"folds/{fold}/runs/a/run.json", {"chosen": {"mask": mask, "method": method}})
+        stood = heads if mask == "normalise" else heads[3:]  # a penalty each
+        rows = "".join(f"{mask},{method}\n" for mask, method in stood)
+        (tmp_path / f"folds/{fold}/runs/a/history.csv").write_text(f"mask,method\n{rows}")
+    (tmp_path / "folds/4/runs/a").mkdir(parents=True)  # was not trained
+    assert summary._chosen_text(summary._records(tmp_path, "a")) == (
+        "normalise erm 2 times, chosen by validation of 3 candidates; normalise resample 1 time, chosen by validation "
+        "of 3 candidates; interior erm 1 time, the only candidate, so nothing was chosen"
+    )
     config = {"choose": True, "method": "erm"}
     assert row_name(config, "erm", "seed 1") == "chosen head, seed 1"
     assert row_name(config | {"row_name": "mine"}, "erm", "") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_tuned", "start"),
+    [
+        ({"select": "last", "frozen": True}, None, "Nothing was compared on validation, at a decision threshold of 0;"),
+        ({"select": "gba", "sensitivity": 0.95}, True, "2 checkpoints of each network were compared by group-balanced "
+         "accuracy on validation, at the decision threshold that has a sensitivity of 95 % there; "),
+        ({"select": "wga"}, False, "2 checkpoints of each network were compared by worst-group accuracy on validation, "
+         "at a decision threshold of 0; "),
+    ],
+)  # fmt: skip
+def test_the_methods_paragraph_says_how_a_run_was_selected(settings: Any, is_tuned: bool | None, start: str) -> None:
+    validation = {} if is_tuned is None else {"is_threshold_tuned": is_tuned}  # nothing is known where nothing selects
+    of_run = settings | {"tune_threshold": True, "evaluations": 2, "records": [{"validation": validation}]}
+    assert summary._rule([of_run], "test").startswith(start)
+    frozen = {"frozen": True, "architecture": "lite", "input_px": 9, "weight_decay": 0.3, "seed": 0, "select": "last"}
+    assert "solved exactly, their L2 penalty 0.3; 1 run" in summary._training([frozen], 0)[0]
+
+
+STAMP = Stamp(stage="groups", settings={"is": "c"})
+
+
+def trained_study(work: Path, kind: str, weights: Path) -> None:
+    """Train exact heads in folds, networks by steps with a search, or crops where validation lacks a group."""
+    head: dict[str, Any] = {"frozen": True, "architecture": "test_efficientnet", "pretrained": weights, "threads": 1}
+    groups, config = write_work(work, is_solid=True), GroupsConfig(thresholds=(0.25,))
+    chosen = TrainConfig(method="erm", choose=True, row_name="chosen head", name="chosen", inner_folds=3, **head)
+    if kind == "folds":
+        groups["patient_id"] += (groups.index % 4).astype(str)
+        columns = groups.drop(columns=["group@0.25", "attribute@0.25"])
+        write_folds(work, fold_tables(columns, config, folds=3), config, stamp=STAMP, left_out=[])
+        train_run(work, chosen)
+        write_json(work / "runs" / chosen.run_name / "config.json", chosen.model_dump(mode="json"))  # as pooling does
+    if kind == "steps":
+        for method, seed in (("erm", 0), ("erm", 1), ("gerne", 0)):
+            train_run(work, small_config(method=method, seed=seed, steps=6, evaluations=3), TuneConfig(trials=2))
+    if kind == "crops":
+        is_left_out = (groups["split"] == "val") & (groups["group@0.25"] == 2)
+        write_table(work / "groups.parquet", groups.assign(label=groups["label"].mask(is_left_out, -1)), STAMP)
+        for run in (chosen, TrainConfig(method="erm", mask="interior", name="crops", row_name="crops", **head)):
+            train_run(work, run)
+        train_run(work, small_config(method="erm", steps=5, weight_decay=0.03))
+
+
+def stated(work: Path) -> Iterator[str]:
+    """What the methods paragraph is to say, from ``run.json``, ``history.csv`` and the groups alone."""
+    groups = read_table(work / "groups.parquet")
+    folds = groups["fold"].nunique() if "fold" in groups else 0
+    grouped = groups[(groups["label"] >= 0) & (TissueThreshold(0.25).groups_in(groups) >= 0)]
+    yield f"{len(grouped)} patches labelled"
+    left_out = [int((groups["label"] == y).sum() - (grouped["label"] == y).sum()) for y in (0, 1)]
+    if any(left_out):
+        yield f"(left out, as blank or hardly scanned: {left_out[0]} non-tumour and {left_out[1]} tumour)"
+    for name, rows in grouped.groupby("fold" if folds else "split"):
+        place = f"fold {name}:" if folds else name
+        yield f"{place} {len(rows)} of {pluralize(rows['patient_id'].nunique(), 'patient')}"
+    yield "at 0.25"
+    records: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(work.glob("**/run.json")):
+        records.setdefault(path.parent.name, []).append({**read_json(path), "folder": path.parent})
+    trained = {run: (own := each[0]["stamp"]["settings"]).get("train", own) for run, each in records.items()}
+    for run, own in records.items():
+        train, tune = trained[run], own[0]["stamp"]["settings"].get("tune")
+        seen = f"({train['architecture']}, patches of {train['input_px']} px)"
+        if train["frozen"]:
+            yield f"inear heads on frozen networks {seen} were solved exactly, their L2 penalty chosen on validation"
+            yield "he heads of each penalty"
+        else:
+            rates = f", learning rate {train['learning_rate']}, weight decay {train['weight_decay']}"
+            yield (
+                f"etworks {seen} learnt for {train['steps']} steps, {train['batch_per_class']} patches of each class a "
+                f"step, by {train['optimizer']}{'' if tune else rates}, the weights averaged over steps"
+            )
+            yield f"{train['evaluations']} checkpoints of each network"
+        if tune:
+            ranges = ("{:g} to {:g}".format(*tune[name]) for name in ("learning_rates", "weight_decays"))
+            values = (", ".join(f"{value:g}" for value in tune[name]) for name in ("c_values", "s_values"))
+            yield f"searched by {tune['trials']} trials"
+            yield "learning rate {}; weight decay {}; c of {}; c (beta + 1) of {}.".format(*ranges, *values)
+            yield "Trials and "
+        if train["choose"]:
+            history = pd.concat(pd.read_csv(record["folder"] / "history.csv") for record in own)
+            stood = len(history[["mask", "method"]].drop_duplicates())
+            heads = Counter(f"{record['chosen']['mask']} {record['chosen']['method']}" for record in own)
+            of = (
+                f"chosen by validation of {stood} candidates"
+                if stood > 1
+                else "the only candidate, so nothing was chosen"
+            )
+            yield "; ".join(f"{name} {pluralize(n, 'time')}, {of}" for name, n in heads.items())
+        if crops := [record["crops"] for record in own if "crops" in record]:
+            without = [max(each["without"][split] for each in crops) for split in ("train", "val")]
+            yield (
+                f"crops of {crops[0]['crop_px']} px that lie wholly in tissue, the mean of up to 8 in prediction; "
+                f"without one, up to {pluralize(without[0], 'training patch')} left out and "
+                f"{pluralize(without[1], 'validation patch')} counted as wrong"
+            )
+    networks = f" in each of {folds} folds, {folds * len(records)} networks" if folds else ""
+    seeds = dict.fromkeys(str(train["seed"]) for train in trained.values())
+    yield f"{pluralize(len(records), 'run')}{networks}, seeds: {', '.join(seeds)}."
+    if folds:
+        yield f"by {next(iter(trained.values()))['inner_folds']} inner folds of training and validation"
+        yield f"into {folds} folds"
+    yield {"wga": "by worst-group accuracy on validation"}[next(iter(trained.values()))["select"]]
+    for is_tuned in {record["validation"]["is_threshold_tuned"] for own in records.values() for record in own}:
+        yield "the decision threshold that is best there" if is_tuned else "a decision threshold of 0"
+
+
+@pytest.mark.parametrize("kind", ["folds", "steps", "crops"])
+def test_the_methods_paragraph_has_the_numbers_of_the_records_alone(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def quick_features(backbone: frozen.Backbone, patches: Any, **_: Any) -> np.ndarray:
+        features = np.zeros((len(patches), backbone.network.classifier.in_features), np.float32)
+        pixels = patches.read(slice(0, len(patches)))
+        features[:, :2], features[:, 2:4] = pixels.mean((2, 3)), pixels.std((2, 3))
+        return features
+
+    monkeypatch.setattr(frozen.Backbone, "features", quick_features)
+    monkeypatch.setattr(frozen, "PENALTIES", (1.0, 10.0))
+    monkeypatch.setattr(training_run, "save_bundle", lambda *_: None)  # no model is asked for anything
+    save_file(timm.create_model("test_efficientnet", num_classes=2).state_dict(), tmp_path / "weights.safetensors")
+    work = tmp_path / "work"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of patches without a crop
+        trained_study(work, kind, tmp_path / "weights.safetensors")
+    runs = sorted({path.parent.name for path in work.glob("**/run.json")})
+    table = pd.DataFrame({"run": runs, "variant": "", "attribute": "0.25", "split": "test", "seed": 0, "rerun_of": ""})
+    table = table.assign(equal_area_caliper=1.0, equal_area_floor=0.5)
+    text = summary.methods_text(work, table, config=EvaluateConfig()).split(" AUROC at equal area:")[0]
+    rest = re.sub(r"hash \w+|L2", "", text)
+    for part in stated(work):
+        assert part in text
+        rest = rest.replace(part.replace("L2", ""), "")
+    assert not re.search(r"\d", rest), rest

@@ -92,6 +92,8 @@ def test_the_floor_at_equal_area_is_that_of_the_fraction_itself() -> None:
     apart = audit(grouped({"train": [(0, 0.1), (1, 0.9)]}), [0.25])
     assert (apart["whole"]["equal_area"], apart["whole"]["equal_area_partnered"]) == (None, 0)
     assert "at equal area no pair of patches" in format_audit(apart)
+    near = format_audit(audit(grouped({"train": [(0, 0.99), (1, 0.991)]}), [0.25]))
+    assert "at equal area 1.000 (no value there can be told apart from area)" in near
 
 
 def test_the_fraction_alone_is_judged_by_hand_computed_numbers() -> None:

@@ -11,7 +11,7 @@ import pytest
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.metrics import auroc, auroc_at_equal_area, bootstrap_by_patient, equal_area_draws
 from pathopatch.metrics.bootstrap import interval
-from pathopatch.metrics.equal_area import _count_below
+from pathopatch.metrics.equal_area import CALIPERS, _count_below, compared_text, tells_area
 
 
 def drawn_set(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
@@ -26,12 +26,15 @@ def drawn_set(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
     }
 
 
-def looped(score, label, fraction, stratum, answered):  # type: ignore[no-untyped-def]
+def looped(score, label, fraction, stratum, answered, caliper):  # type: ignore[no-untyped-def]
     """Return wins and pairs by tenth of the mean area, wins and pairs among answered patches, and who has a partner."""
+    rank = [((fraction < each).mean() + (fraction <= each).mean()) / 2 for each in fraction]
     won, pairs, of_answered, partnered = np.zeros(10), np.zeros(10), np.zeros(2), set()
     for i in np.flatnonzero(label == 1):
         for j in np.flatnonzero(label == 0):
             if stratum[i] != stratum[j] or abs(fraction[i] - fraction[j]) > 0.02 + 1e-9:
+                continue
+            if abs(rank[i] - rank[j]) > caliper + 1e-9:
                 continue
             win = float(score[i] > score[j]) + 0.5 * float(score[i] == score[j])
             is_answered = answered[i] and answered[j]
@@ -47,8 +50,8 @@ def test_it_equals_the_loop_over_all_pairs() -> None:
     rng = np.random.default_rng(0)
     for _ in range(500):
         patches = drawn_set(rng, int(rng.integers(2, 60)))
-        won, pairs, of_answered, partnered = looped(**patches)
         found = auroc_at_equal_area(**patches)
+        won, pairs, of_answered, partnered = looped(**patches, caliper=found.caliper)
         assert found.pairs == pairs.sum()
         with np.errstate(invalid="ignore"):
             tenths, value, answered = won / pairs, won.sum() / pairs.sum(), of_answered[0] / of_answered[1]
@@ -60,7 +63,8 @@ def test_it_equals_the_loop_over_all_pairs() -> None:
         assert found.partnered == pytest.approx(partnered / positives if positives else math.nan, nan_ok=True)
 
 
-def test_the_draws_are_those_of_the_value_on_resampled_units() -> None:
+def test_the_draws_are_those_of_the_value_on_resampled_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pathopatch.metrics.equal_area.CALIPERS", (1.0,))  # that of a resample may be another
     rng = np.random.default_rng(1)
     patches = drawn_set(rng, 200)
     unit = rng.integers(0, 15, 200).astype(str)  # of several folds each, so within and between units and folds
@@ -71,6 +75,47 @@ def test_the_draws_are_those_of_the_value_on_resampled_units() -> None:
     by_hand = bootstrap_by_patient(value, unit, resamples=60, seed=3)
     draws = equal_area_draws(**patches, unit=unit, resamples=60, seed=3)
     assert interval(draws) == pytest.approx(by_hand, abs=1e-12)
+
+
+def full_frames(rng: np.random.Generator, n: int, *, most: float = 0.04) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and tissue fractions of patches that fill their frame: at most 0.04 is glass, and less in tumour."""
+    label = rng.integers(0, 2, n)
+    return label, 1 - most * rng.random(n) ** (1 + 2 * label)
+
+
+def test_where_patches_are_full_pairs_are_near_by_rank_too() -> None:
+    rng = np.random.default_rng(9)
+    label, fraction = full_frames(rng, 400)
+    score, fold = label + rng.normal(0, 1, 400), rng.integers(0, 2, 400)
+    found = auroc_at_equal_area(score, label, fraction, stratum=fold)
+    rank = np.argsort(np.argsort(fraction)) / 400  # of all folds
+    floors = {}
+    for caliper in CALIPERS[: CALIPERS.index(found.caliper) + 1]:
+        near = np.abs(np.subtract.outer(fraction, fraction)) <= 0.02 + 1e-9
+        near &= np.abs(np.subtract.outer(rank, rank)) <= caliper + 1e-9
+        near &= np.equal.outer(fold, fold) & np.greater.outer(label, label)
+        floors[caliper] = (np.greater.outer(fraction, fraction) & near).sum() / near.sum()
+    assert list(floors) == [caliper for caliper, floor in floors.items() if floor > 0.55] + [found.caliper]
+    assert [found.floor, found.pairs] == pytest.approx([floors[found.caliper], near.sum()])
+    assert found.value == pytest.approx((np.greater.outer(score, score) & near).sum() / near.sum())
+    # No score changes the pairs, and draws take those of the value, on the ranks of all patches.
+    assert auroc_at_equal_area(-score, label, fraction, stratum=fold).caliper == found.caliper
+    unit, wins = np.arange(400) % 20, np.greater.outer(score, score) & near
+    by_hand = bootstrap_by_patient(lambda row: wins[np.ix_(row, row)].sum() / near[np.ix_(row, row)].sum(), unit)
+    assert interval(equal_area_draws(score, label, fraction, unit, stratum=fold)) == pytest.approx(by_hand, abs=1e-12)
+
+
+def test_no_caliper_helps_where_the_area_parts_the_labels_or_pairs_are_few() -> None:
+    apart = auroc_at_equal_area([1.0, 0.0, 0.0], [1, 0, 1], [0.991, 0.99, 0.992])
+    assert (apart.caliper, apart.floor, tells_area(apart.floor)) == (1, 1, True)
+    assert "by at most 0.02; the fraction itself reaches 1.000, so a value cannot be" in compared_text(1, apart.floor)
+    # Ties tell nothing, and here are a fifth of 200 patches.
+    label, fraction = np.arange(200) % 2, np.where(np.arange(200) < 40, 1, 0.99 + np.arange(200) % 2 * 0.005)
+    tied = auroc_at_equal_area(label, label, fraction)
+    assert (tied.caliper, tied.floor, tied.pairs, tied.partnered) == (0.2, 0.5, 400, 0.2)
+    assert compared_text(0, 0.5) == "patches of equal tissue fraction; the fraction itself reaches 0.500"
+    few = auroc_at_equal_area(label[30:84], label[30:84], fraction[30:84])  # with 25 ties
+    assert (few.caliper, few.pairs, tells_area(few.floor)) == (1, 729, True)
 
 
 def test_units_merged_at_random_give_the_same_spread() -> None:

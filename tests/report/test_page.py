@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
-from made_study import make_study
+from made_study import make_study, write_run
 from read_page import Page
 from written_files import contents
 
-from pathopatch.core.artefacts import Stamp, write_table
-from pathopatch.core.config import EvaluateConfig, TileConfig
+from pathopatch.core.artefacts import Stamp, read_table, write_table
+from pathopatch.core.config import EvaluateConfig, TileConfig, TrainConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, StaleArtefactError
 from pathopatch.core.files import read_json, write_bytes, write_json
 from pathopatch.core.status import update_status
@@ -25,7 +25,7 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.compare import compare, comparison_text
 from pathopatch.groups import audit
 from pathopatch.groups.audit import VERSION
-from pathopatch.report import answer, write_report
+from pathopatch.report import write_report
 from pathopatch.report.collect import Study
 from pathopatch.stages.tile import tile_cohort
 
@@ -189,26 +189,50 @@ def test_an_empty_group_leaves_the_answer_unknown(tmp_path: Path, work: Path) ->
 
 
 @pytest.mark.slow
-def test_without_validation_the_range_of_runs_is_shown_and_none_preferred(
-    tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_judged", [True, False])
+def test_without_validation_wga_all_runs_are_shown_and_none_preferred(
+    tmp_path: Path, work: Path, is_judged: bool
 ) -> None:
     copy = shutil.copytree(work, tmp_path / "study")
-    wga_by_threshold = {"0.25": [], "0.5": []}
+    shown = {}
     for path in copy.glob("runs/*/evaluation/metrics.json"):
         numbers = read_json(path)
-        del numbers["splits"]["val"]
+        for judged in numbers["splits"]["val"]["thresholds"].values():
+            judged["groups"][2] |= {"n": 0, "patients": 0, "accuracy": None, "low": None, "high": None}
+            judged["wga"] = judged["gba"] = {"value": None, "low": None, "high": None}
+        if not is_judged:
+            del numbers["splits"]["val"]
         write_json(path, numbers)
         tau = numbers["run"].split("-t")[1].split("-")[0]
-        wga_by_threshold[tau].append(100 * numbers["splits"]["test"]["thresholds"][tau]["wga"]["value"])
-    # Groups are small at 0.25, where no number may be a headline, and large enough at 0.5.
-    monkeypatch.setattr(answer, "too_few_of", lambda row: {} if row["threshold"] == 0.5 else {"all": "only 4 patients"})
+        shown[numbers["run"]] = f"{100 * numbers['splits']['test']['thresholds'][tau]['wga']['value']:.1f}"
     text = Page(write_report(copy, evaluate=EvaluateConfig(bootstrap=0))).text
-    assert "No run has been evaluated" not in text
+    answered = text.split("Limits")[0]
+    reason = "Tissue threshold 0.25, validation has no patch in tumour, little tissue, so its worst-group accuracy"
+    assert (reason in text) == is_judged
+    assert ("No run has validation results" in text) != is_judged
     assert "preferred by validation" not in text
-    for tau, wga in wga_by_threshold.items():
-        range_text = f"{len(wga)} runs"
-        range_text += f", {min(wga):.1f} to {max(wga):.1f} % on split test; at equal area 0." if tau == "0.5" else "."
-        assert f"Worst-group accuracy, tissue threshold {tau}: {range_text}" in text
+    assert len(shown) == 8
+    for run, wga in shown.items():
+        assert re.search(rf"{run}[^%]*?{re.escape(wga)}", answered)
+
+
+@pytest.mark.slow
+def test_a_row_is_called_by_what_it_is_and_the_default_stands_beside(tmp_path: Path, study_writer: Any) -> None:
+    work = study_writer(tmp_path / "study", has_runs=False)
+    groups, rng = read_table(work / "groups.parquet"), np.random.default_rng(0)
+    for lean, given in (
+        (0.1, {"name": "plain"}),
+        (3.0, {"name": "small", "mask": "interior"}),
+        (2.0, {"frozen": True, "choose": True, "name": "chosen", "steps": 600}),
+    ):
+        config = TrainConfig(method="erm", **given)
+        write_run(work, config, groups, rng, label_lean=lean, tissue_lean=0.0)
+    page = Page(write_report(work, evaluate=QUICK))
+    for words in ("plain training: erm-t0.25-s0-plain", "erm, crops within tissue: erm-t0.25-s0-small"):
+        assert words in page.text
+    assert "chosen head: erm-t0.25-s0-chosen, the default" in page.text
+    assert "erm, crops within tissue against plain training, without a claim: the worst group rose" in page.text
+    assert "debiased:" not in page.text
 
 
 @pytest.mark.slow
