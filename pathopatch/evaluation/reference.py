@@ -47,7 +47,7 @@ def is_plain_erm(table: pd.DataFrame) -> pd.Series[bool]:
 
 
 def reference_run(table: pd.DataFrame, row: pd.Series[Any]) -> str:
-    """Return the ERM run that a row is compared with, of equal budget; "" if there is none.
+    """Return the plain ERM run that a row is compared with, of equal budget; "" if there is none.
 
     Its setting has the highest mean validation WGA over seeds, then GBA; of equal ones, or without validation, it is
     the first in the table, in the order of the study. Of its runs that of the row's seed is taken, else the best.
@@ -295,7 +295,7 @@ def total_budget(budgets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def unequal_budgets_text(searches: Sequence[str], references: Sequence[str]) -> str:
-    """Note that searches differ, or that some runs have no ERM of the same budget; "" if all is equal.
+    """Note that searches differ, or that some runs have no plain ERM of the same budget; "" if all is equal.
 
     `references` are the ERM runs that each run is compared with; empty where there is none.
     """
@@ -303,6 +303,7 @@ def unequal_budgets_text(searches: Sequence[str], references: Sequence[str]) -> 
     if len(set(searches)) > 1:
         notes.append(f"searches differ ({', '.join(sorted(set(searches)))})")
     if "" in references:
-        notes.append("no gain is given where no ERM run had the same steps, samples a step and search")
+        plain = "plain ERM run (no mask, no composing, no choice)"
+        notes.append(f"no gain is given where no {plain} had the same steps, samples a step and search")
     text = "; ".join(notes)
     return f"{text[0].upper()}{text[1:]}." if text else ""

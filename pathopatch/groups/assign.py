@@ -36,7 +36,6 @@ _COPIED = (
     "pixels_checksum",
 )  # fmt: skip
 _HELD_OUT_SHARE = 0.2  # of the units, for val and for test each; the rest trains
-_LEAST_FOLDS = 3  # one tests, one validates, one is left to train on
 
 
 def assign_groups(
@@ -249,7 +248,12 @@ def given_splits(slides: pd.DataFrame, patches: pd.DataFrame) -> pd.DataFrame:
 
 
 def assign_folds(
-    patches: pd.DataFrame, *, folds: int, seed: int = 0, distinct_patients: Collection[tuple[str, str]] = ()
+    patches: pd.DataFrame,
+    *,
+    folds: int,
+    seed: int = 0,
+    distinct_patients: Collection[tuple[str, str]] = (),
+    least: int = 3,
 ) -> pd.Series[int]:
     """Return each patient's fold: units are dealt out in turn within each label, in a drawn order; see `assign_splits`.
 
@@ -259,17 +263,17 @@ def assign_folds(
     Raises
     ------
     InputUnsupportedError, InputMissingError
-        Fewer than three folds, fewer units than folds, or a column is missing.
+        Fewer folds than `least` (one tests, one validates, one trains), fewer units than folds, or a column is missing.
     DuplicateIdError
         A patient or a block is written in two ways, which may be two.
     """
     label, unit_of = _labelled_units(patches)
     noun = unit_noun(patches)
-    if not _LEAST_FOLDS <= folds <= len(label):
+    if not least <= folds <= len(label):
         raise InputUnsupportedError(
             f"{folds} folds of {pluralize(len(label), noun)}",
             place="[splits] folds",
-            remedy=f"use at least {_LEAST_FOLDS} folds and at most as many as there are {noun}s",
+            remedy=f"use at least {least} folds and at most as many as there are {noun}s",
         )
     _require_unambiguous(patches, distinct_patients, (), ())
     generator = np.random.default_rng(seed)

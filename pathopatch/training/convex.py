@@ -8,8 +8,8 @@ of the samples are those that the method's sampler and objective give them in ex
 over standardised features x. With two classes there is one row in W, the difference of both logits. Group DRO is the
 minimum over W of the maximum over weights of the groups [1]_.
 
-L-BFGS runs in coordinates in which the curvature at W = 0 is about 1 in all directions. That takes 15 to 25 passes over
-the features instead of hundreds.
+L-BFGS runs in coordinates in which the curvature at W = 0 is about 1 in all directions. That takes 10 to 50 passes over
+the features, and up to 120 at a penalty of 1e-3, instead of hundreds.
 
 References
 ----------
@@ -46,15 +46,16 @@ from pathopatch.training.loop import Run, evaluate
 
 Floats = NDArray[np.float64]
 
-TOLERANCE = 1e-5
-"""Largest entry of the gradient in the solver's coordinates: the loss is then within about 1e-8 of its minimum."""
-_GAP = 1e-3  # nats between the worst group's loss and the weighted mean, at which Group DRO ends
+TOLERANCE = 1e-8
+"""Largest entry of the gradient in the solver's coordinates, which takes passes in float64. At penalties from 1e-3 on
+the logits were then within 1e-4 of Newton's, with 600 to 6,000 rows and 12 to 1,280 features."""
+_GAP = 1e-3  # nats between the worst group's loss and the weighted mean, at which Group DRO ends: a tenth costs twice
 _ROUNDS = 200  # of Group DRO
 _MOST_FALL = 2.0  # of the logarithm of a group's weight in one round
 _ROUND_TOLERANCE = 1e-4  # of the rounds before the last solution
 _ROUNDING = 1e-6  # nats that this may take from a round's minimum
 _ITERATIONS = 1000
-_CHUNK = 512  # rows: 3 MB of 1,536 values as float32 stay in the cache for both products
+_CHUNK = 512  # rows: 6 MB of 1,536 values as float64 stay in the cache for both products
 _MOMENT_ROWS = 16_384  # more rows do not save enough passes to pay for themselves
 _LEAST_RIDGE = 1e-4  # of the coordinates alone: with fewer rows than features the moments are singular
 _second_moments: WeakKeyDictionary[PatchSet, Floats] = WeakKeyDictionary()  # the trials of a search share them
@@ -106,7 +107,7 @@ class LogisticRegression:
         self._mean, self._std, self._penalty = mean, std, penalty
         self._rows = 1 if n_classes == 2 else n_classes
         # (N, M): what the probabilities of the rows of W should be.
-        self._target = (self._label[:, None] if n_classes == 2 else one_hot(self._label, n_classes)).float()
+        self._target = (self._label[:, None] if n_classes == 2 else one_hot(self._label, n_classes)).double()
         self._factor = factor
 
     def solve(self, sample_weight: Floats, start: Solution | None = None, *, tolerance: float = TOLERANCE) -> Solution:
@@ -115,7 +116,7 @@ class LogisticRegression:
         NonFiniteError where the gradient does not vanish: the features hold values that are not finite, or are
         separable without a penalty.
         """
-        weight = torch.from_numpy(sample_weight)[:, None].float()
+        weight = torch.from_numpy(sample_weight)[:, None]
         latest: list[Solution] = []
 
         def objective(coordinates: Floats) -> tuple[float, Floats]:
@@ -126,7 +127,7 @@ class LogisticRegression:
         begin = np.zeros(self._rows * (len(self._mean) + 1)) if start is None else self._coordinates(start)
         options = {"gtol": tolerance, "ftol": 0.0, "maxiter": _ITERATIONS, "maxfun": 2 * _ITERATIONS, "maxcor": 20}
         found = minimize(objective, begin, jac=True, method="L-BFGS-B", options=options)
-        # Rounding in float32 may end the line search a little before the tolerance is reached.
+        # Rounding may end the line search a little before the tolerance is reached.
         if not np.abs(found.jac).max() <= 100 * tolerance:  # NaN is not <=
             raise NonFiniteError(
                 f"the linear head has not converged: a gradient of {np.abs(found.jac).max():.3g} is left",
@@ -140,7 +141,8 @@ class LogisticRegression:
     def solve_worst_group(self, shares: Floats, group: NDArray[np.int64], objective: GroupDRO) -> Solution:
         """Return the head whose worst group has the least loss; leave the groups' weights in the objective.
 
-        The weights rise by exponentiated steps while the minimum over W, which is concave in them, rises too.
+        The weights rise by exponentiated steps while the minimum over W, which is concave in them, rises too. They end
+        within 1e-3 nats of the least loss of the worst group; the logits were within 0.04 of those of the optimum.
         `shares` (parts, N) as the sampler expects them, `group` (N,).
         """
         share = shares.mean(axis=0)
@@ -191,24 +193,23 @@ class LogisticRegression:
         """Return the losses of a head, and the gradient in the solver's coordinates, by one pass over the features."""
         # x is standardised within the head: W (x - mean) / std + b.
         slope = weight / self._std
-        columns = torch.from_numpy(slope.T).float()  # (D, M)
-        offset = torch.from_numpy(bias - slope @ self._mean).float()
+        columns = torch.from_numpy(slope.T)  # (D, M)
+        offset = torch.from_numpy(bias - slope @ self._mean)
         gradient = torch.zeros(weight.shape, dtype=torch.float64)
-        z = torch.empty(len(self._x), self._rows)
+        z = torch.empty(len(self._x), self._rows, dtype=torch.float64)
         error = torch.empty_like(z)
-        part = torch.empty(min(_CHUNK, len(self._x)), self._x.shape[1])  # reused: new memory takes as long as the sums
+        # Reused: new memory takes as long as the sums.
+        part = torch.empty(min(_CHUNK, len(self._x)), self._x.shape[1], dtype=torch.float64)
         for start in range(0, len(self._x), _CHUNK):
             rows = slice(start, start + _CHUNK)
-            x = self._x[rows]
-            if x.dtype != torch.float32:
-                x = part[: len(x)].copy_(x)
+            x = part[: len(z[rows])].copy_(self._x[rows])
             torch.addmm(offset, x, columns, out=z[rows])
             probability = z[rows].sigmoid() if self._rows == 1 else z[rows].softmax(dim=1)
             torch.mul(probability - self._target[rows], sample_weight[rows], out=error[rows])
             gradient += error[rows].T @ x
         logits = pad(z, (1, 0)) if self._rows == 1 else z  # (N, K)
-        loss = cross_entropy(logits.double(), self._label, reduction="none").numpy()
-        errors = error.sum(dim=0, dtype=torch.float64).numpy()
+        loss = cross_entropy(logits, self._label, reduction="none").numpy()
+        errors = error.sum(dim=0).numpy()
         own = (gradient.numpy() - np.outer(errors, self._mean)) / self._std + self._penalty * weight
         inner = solve_triangular(self._factor, own.T, lower=True, check_finite=False).T  # (M, D)
         head = Solution(weight, bias, loss, self._penalty / 2 * float((weight**2).sum()))

@@ -216,17 +216,17 @@ def fit_frozen(
     """Solve the heads that a configuration asks for, and return the network with the one that validation chooses.
 
     With `inner_folds` train and val are divided anew by patient, each part validates once, and the chosen head is
-    solved on all patches. Errors are those of `fit_arrays`.
+    solved on all patches; of fewer patients each is a part. Errors are those of `fit_arrays`.
     """
     read = read_features or (lambda patches, backbone: backbone.features(patches, threads=config.threads))
     n_classes, _ = table_shape(train, val)
     sets = [train] if val is None or not len(val) else [train, val]
     data = _joined(sets)
     is_train = np.arange(len(data)) < len(train)
+    selects, n_units = config.select != "last", len(np.unique(data.patient))
+    # With "last" nothing is chosen, and val stays unseen. Of one patient no part validates.
+    inner_folds = min(inner_folds, n_units) if selects and n_units > 1 else 0
     fold = _inner_folds(data, inner_folds, config.seed) if inner_folds else np.where(is_train, -1, 0)
-    if inner_folds and config.select == "last":
-        inner_folds = 0  # nothing is chosen: the head is solved on train, and val stays unseen
-    selects = config.select != "last"
     validated = data.rows(fold >= 0)
     if selects:
         every_group = not config.choose and needs_groups(method_of(config))
@@ -235,7 +235,8 @@ def fit_frozen(
     history: list[dict[str, Any]] = []
     best: tuple[list[float], TrainConfig, Logits] | None = None
     failed: PathopatchError | None = None
-    is_extrapolated = False
+    is_extrapolated, largest_s = False, None
+    kept = np.ones(len(data), np.bool_) if inner_folds else is_train  # what the head that is kept is solved on
     candidates = _candidates(data, config, lacks_group=lacks_a_group(validated))
     while candidates:
         candidate = candidates.pop(0)
@@ -266,15 +267,18 @@ def fit_frozen(
             best = own_score, candidate, logits
         if not candidates and config.method == "gerne" and not is_extrapolated:
             # s is searched at the penalty that suits s = 1: both together would take five times as long.
-            grouped = data.rows(is_train) if config.groups_from else data
-            candidates, is_extrapolated = _extrapolations(grouped, best[1]), True
+            solved = [*(fold != number for number in np.unique(fold[fold >= 0])), kept]
+            sets = [data.rows(rows & view.has_answer) for rows in solved]
+            space, is_extrapolated = search_space(sets, best[1], TuneConfig()), True
+            points = [point for point in space.grid if point["c"] * (point["beta"] + 1) != config.gerne.s]
+            candidates, largest_s = [best[1].with_trial(point) for point in points], space.largest_s
     if best is None:
         assert failed is not None  # there is a candidate at least
         raise failed
     _, chosen, logits = best
     view = views[chosen.mask]
     network: Any = view.backbone.network
-    head = _solve(data, np.ones(len(data), np.bool_) if inner_folds else is_train, view, chosen, n_classes)
+    head = _solve(data, kept, view, chosen, n_classes)
     head.apply_to(network.classifier)
     decision = DecisionThreshold()
     if selects:
@@ -308,6 +312,7 @@ def fit_frozen(
             else None
         ),
         backbone=view.backbone.network.form,
+        largest_s=largest_s,
     )
 
 
@@ -321,12 +326,6 @@ def _candidates(data: PatchSet, config: TrainConfig, *, lacks_group: bool) -> li
     if config.select == "last":
         return [config.model_copy(update=ways[0])]
     return [config.model_copy(update={**way, "weight_decay": penalty}) for way in ways for penalty in PENALTIES]
-
-
-def _extrapolations(data: PatchSet, config: TrainConfig) -> list[TrainConfig]:
-    """Return the settings of a head by GERNE at other s than its own, inside the bounds."""
-    grid = search_space(data, config, TuneConfig()).grid
-    return [config.with_trial(point) for point in grid if point["c"] * (point["beta"] + 1) != config.gerne.s]
 
 
 def head_choice(config: TrainConfig) -> dict[str, Any]:
@@ -348,7 +347,7 @@ def _joined(sets: Sequence[PatchSet]) -> PatchSet:
 def _inner_folds(data: PatchSet, count: int, seed: int) -> NDArray[np.int64]:
     """Return the inner fold (N,) of each patch, from 0, by patient."""
     table = pd.DataFrame({"patient_id": data.patient.astype(str), "label": data.label})
-    fold = assign_folds(table, folds=min(count, table["patient_id"].nunique()), seed=seed)
+    fold = assign_folds(table, folds=count, seed=seed, least=2)  # those that do not validate train
     return np.asarray(fold.loc[table["patient_id"]].to_numpy() - 1, np.int64)
 
 

@@ -75,11 +75,11 @@ def require_groups(groups: pd.DataFrame, config: TrainConfig, *, fold: str = "")
             remedy="leave it out",
         )
     chosen = method_of(config)
-    if config.bins or own.n_values > 2 or not needs_groups(chosen):
+    if config.bins or not needs_groups(chosen):
         return
     attribute = attribute_in(groups, config.threshold)
     splits_of = {"train": not config.groups_from, "val": config.select != "last"}
-    needed = [(split,) for split, is_read in splits_of.items() if is_read]
+    needed = [(split,) for split, is_read in splits_of.items() if is_read and own.n_values == 2]
     for splits in needed:
         group = attribute.groups_in(groups[groups["split"].isin(list(splits))])
         if (group < 0).all():
@@ -96,7 +96,7 @@ def require_groups(groups: pd.DataFrame, config: TrainConfig, *, fold: str = "")
             )
     rows = groups[(groups["split"] == "train") & (attribute.groups_in(groups) >= 0)]
     if len(rows):
-        label, value = divmod(attribute.groups_in(rows), 2)
+        label, value = divmod(attribute.groups_in(rows), own.n_values)
         if config.groups_from:  # which patches are hard is not known yet, but how many
             value = pseudo_attributes(np.zeros(len(rows)), label, config.hard_share)
         sizes = {"batch_per_class": config.batch_per_class, "steps": 1, "seed": config.seed}

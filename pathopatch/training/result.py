@@ -41,6 +41,7 @@ class TrainingResult:
     # Of each patch of train and val, z1 - z0 by the frozen head that was solved without its inner fold; None without.
     inner_fold_logit: Mapping[str, float] | None = None
     backbone: BackboneSpec | None = None
+    largest_s: float | None = None  # of gerne on a frozen network: the bound, where it took the place of a larger s
 
     def logits(
         self, patches: PatchSet, index: NDArray[np.int64] | None = None, *, device: torch.device | None = None

@@ -224,7 +224,7 @@ def write_run(
         "validation": result.validation,
     }
     if config.frozen:
-        picked["chosen"] = head_choice(used)
+        picked["chosen"] = head_choice(used) | ({"largest_s": result.largest_s} if result.largest_s else {})
     if bins is not None:
         counts = dict(zip(("train", "val"), bins.counts.tolist(), strict=False))
         picked["bins"] = {"cuts": list(bins.cuts), "kept": list(bins.kept), "counts": counts}

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import math
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pandas as pd
 from filelock import FileLock
-from numpy.typing import NDArray
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -52,6 +51,7 @@ class SearchSpace:
 
     ranges: Mapping[str, tuple[float, float]]  # (low, high) of settings searched on a logarithmic scale
     grid: tuple[Mapping[str, float], ...]  # settings that go together, such as c and beta, in the order of trial
+    largest_s: float | None = None  # the bound, where it took the place of a larger s
 
     @property
     def grid_names(self) -> list[str]:
@@ -59,19 +59,30 @@ class SearchSpace:
         return [" ".join(f"{name}={value:.9g}" for name, value in point.items()) for point in self.grid]
 
 
-def search_space(train: PatchSet, config: TrainConfig, search: TuneConfig) -> SearchSpace:
-    """Return what trials choose from: of c and s pairs that extrapolate, beta >= 0, inside its bounds on the groups."""
+def search_space(sets: Sequence[PatchSet], config: TrainConfig, search: TuneConfig) -> SearchSpace:
+    """Return what trials choose from: of c and s pairs that extrapolate, beta >= 0.
+
+    The bound of all `sets` that are trained on takes the place of a larger s, with a warning.
+    """
     # A head is solved to convergence: rates have no effect, and of c and beta only s has one.
     of_steps = {"learning_rate": search.learning_rates, "weight_decay": search.weight_decays}
     ranges = {"weight_decay": search.penalties} if config.is_solved else of_steps
     points: list[dict[str, float]] = []
+    largest_s = None
     if extrapolates(config.method):
-        shares = gerne.alpha(train.label, train.attribute)
+        shares = [gerne.alpha(patches.label, patches.attribute) for patches in sets]
         # With beta < 0 it would interpolate between plain draws and balanced ones, and be called an extrapolation.
         pairs = [(c, s) for c in sorted(search.c_values) for s in search.s_values if s >= c]
         if config.is_solved:
             pairs = [(c, s) for s, c in {s: c for c, s in pairs}.items()]  # each s once, at the largest c
-        points = [{"c": c, "beta": s / c - 1} for c, s in pairs if _is_inside(shares, c, s)]
+        largest = {c: min(gerne.beta_bounds(each, c)[1] for each in shares) for c, _ in pairs}
+        cut = dict.fromkeys((c, min(s / c - 1, largest[c])) for c, s in pairs)
+        points = [{"c": c, "beta": beta} for c, beta in cut]
+        if beyond := sorted({s for c, s in pairs if s / c - 1 > largest[c]}):
+            c, beta = next(iter(largest.items()))
+            largest_s = c * (beta + 1)  # whatever c is
+            text = f"s = {', '.join(f'{s:g}' for s in beyond)} is beyond the bounds of beta for these groups"
+            warnings.warn(f"{text}; the largest, {largest_s:.6g}, is tried in its place", UserWarning, stacklevel=2)
 
     def order(point: Mapping[str, float]) -> tuple[bool, float, float, float]:
         # From s = 1 outwards. Of equal distances the larger c first: its smaller beta amplifies the noise of the
@@ -80,13 +91,7 @@ def search_space(train: PatchSet, config: TrainConfig, search: TuneConfig) -> Se
         c, beta = point["c"], point["beta"]
         return beta == 0 or is_tried, round(abs(c * (beta + 1) - 1), 9), -c, beta
 
-    return SearchSpace(ranges, tuple(sorted(points, key=order)))
-
-
-def _is_inside(shares: NDArray[np.float64], c: float, s: float) -> bool:
-    """Return whether beta = s / c - 1 is inside its bounds for p(a|y) = `shares`."""
-    low, high = gerne.beta_bounds(shares, c)
-    return low <= s / c - 1 <= high
+    return SearchSpace(ranges, tuple(sorted(points, key=order)), largest_s)
 
 
 def ask_trial(

@@ -137,7 +137,7 @@ class TrialRunner:
     def _run(self, number: int) -> None:
         """Run a trial and record it; hold its result if that is the best so far."""
         finished = finished_trials(self.study)
-        space = search_space(self.train, self.config, self.search)
+        space = search_space([self.train], self.config, self.search)
         trial, settings = ask_trial(number, list(finished.values()), self.config, self.search, space)
         checkpoints = self._checkpoints(number, settings)
         steps_done = 0

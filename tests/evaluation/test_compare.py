@@ -314,6 +314,10 @@ def test_erm_that_sees_masked_patches_is_no_reference(work: Path, given: dict[st
     table = compare(work, config=QUICK).set_index("run")
     assert table.loc["erm-t0.5-s0-remedy", "reference"] == "erm-balanced-t0.5-s0"
     assert table.loc["erm-t0.5-s0-remedy", "gain_wga"] == pytest.approx(0.9 - 0.3)
+    alone = compare(work, ["gerne-t0.5-s0", "erm-t0.5-s0-remedy"], config=QUICK)
+    assert alone["reference"].tolist() == ["", ""]
+    text = "No gain is given where no plain ERM run (no mask, no composing, no choice) had the same steps"
+    assert text in comparison_text(work, alone)
 
 
 def test_the_summary_has_each_setting_over_its_seeds_and_every_two_of_them(work: Path) -> None:
@@ -373,7 +377,7 @@ def test_only_runs_of_equal_searches_are_compared_with_each_other(work: Path) ->
     assert table.loc["erm", ["trials", "search_steps", "search"]].tolist() == [1, 600, "none"]
     text = comparison_text(work, compare(work, config=QUICK))
     assert next(line for line in text.splitlines() if "gerne" in line).split()[-2:] == ["8", "4200"]
-    assert "Searches differ (8 trials, none); no gain is given where no ERM run had the same steps" in text
+    assert "Searches differ (8 trials, none); no gain is given where no plain ERM run (no mask, " in text
     for name in ("erm", "erm-balanced"):
         searched(work, f"{name}-t0.5-s0", trials=8, offered="8 trials", steps=4800)
     table = compare(work, config=QUICK)

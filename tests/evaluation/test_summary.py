@@ -18,7 +18,7 @@ from made_patches import small_config, write_work
 from safetensors.torch import save_file
 
 from pathopatch.core.artefacts import Stamp, read_table, write_table
-from pathopatch.core.config import GroupsConfig, TrainConfig, TuneConfig
+from pathopatch.core.config import EvaluateConfig, GroupsConfig, TrainConfig, TuneConfig
 from pathopatch.core.files import read_json, write_json
 from pathopatch.core.text import pluralize
 from pathopatch.evaluation import summary

@@ -66,6 +66,15 @@ def test_the_solution_equals_scikit_learns_at_the_same_penalty(classes):
     np.testing.assert_allclose(head.bias - (head.bias.mean() if classes > 2 else 0), bias, atol=1e-4)
 
 
+def test_logits_at_a_small_penalty_are_newtons_to_four_decimals():
+    x, label, _ = _made(n=400, dim=300)
+    regression, standard = _regression(x, label, penalty=1e-3)
+    head = regression.solve(np.full(len(x), 1 / len(x)))
+    reference = Reference(C=1000 / len(x), solver="newton-cholesky", tol=1e-12, max_iter=500).fit(standard, label)
+    logit = standard @ head.weight[0] + head.bias[0]
+    np.testing.assert_allclose(logit, reference.decision_function(standard), atol=1e-4)
+
+
 def test_a_start_changes_no_solution():
     x, label, _ = _made()
     regression, _ = _regression(x, label, penalty=0.01)

@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 
-from pathopatch.core.artefacts import read_table
-from pathopatch.core.config import TrainConfig
-from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
+from pathopatch.core.artefacts import Stamp, read_table
+from pathopatch.core.config import GroupsConfig, TrainConfig
+from pathopatch.core.errors import BetaOutOfBoundsError, GroupEmptyError, InputUnsupportedError
 from pathopatch.core.files import read_json
 from pathopatch.core.mask_bits import pack_masks
 from pathopatch.evaluation.evaluate import evaluate_run
@@ -27,6 +27,7 @@ from pathopatch.evaluation.predicting import WITHOUT, without_channel
 from pathopatch.models.frozen import open_features
 from pathopatch.models.loading import load_model
 from pathopatch.models.runtime import patches_per_pass
+from pathopatch.stages.groups import fold_tables, write_folds
 from pathopatch.training import feature_cache, frozen
 from pathopatch.training.dataset import PatchMasks, PatchSet
 from pathopatch.training.fit import fit_arrays
@@ -177,6 +178,25 @@ def test_gerne_tries_other_extrapolations_at_the_penalty_it_chose(weights: Path)
     assert len({row["weight_decay"] for row in further}) == 1
 
 
+@pytest.mark.parametrize("inner_folds", [0, 5])  # of two patients each is a part
+def test_the_bound_of_all_parts_takes_the_place_of_a_larger_default_s(weights: Path, inner_folds: int) -> None:
+    # In training 16 of 20 patches of a label share a value: .8 - .55 s >= 0. With validation, 21 of 40: s may be 1.91.
+    counts = np.array([[16, 2, 1, 1], [1, 1, 2, 16], [5, 5, 5, 5], [5, 5, 5, 5]])
+    value = np.concatenate([np.repeat(np.arange(4), row) for row in counts])
+    label = np.repeat([0, 1, 0, 1], 20)
+    x = np.random.default_rng(0).normal(size=(80, timm.create_model(SMALL, num_classes=0).num_features))
+    patient, names = np.repeat(["P0", "P1"], 40), np.arange(80).astype(str)
+    patches = PatchSet(np.full((80, 3, 32, 32), 0.5, np.float16), label, value, (value + 0.5) / 4, patient, names)
+    train, val = patches.rows(np.arange(40)), patches.rows(np.arange(40, 80))
+    own = {"read_features": reader(x.astype(np.float32)), "inner_folds": inner_folds}
+    with pytest.warns(UserWarning, match=r"s = 1\.5 is beyond .*, 1\.45455, is tried in its place"):
+        found = fit_frozen(train, val, config_of(weights, method="gerne"), **own)
+    assert max(row["s"] for row in found.history) == pytest.approx(0.8 / 0.55)
+    assert found.largest_s == pytest.approx(0.8 / 0.55)
+    with pytest.raises(BetaOutOfBoundsError, match=r"beta = 0\.5 is outside .*0\.454545"):  # a stated one
+        fit_frozen(train, val, config_of(weights, method="gerne", gerne={"c": 1.0, "beta": 0.5}), **own)
+
+
 def test_a_composing_method_has_no_exact_head_and_is_refused(weights: Path) -> None:
     patches, x = made_features(80)
     with pytest.raises(InputUnsupportedError, match="exact head"):
@@ -250,6 +270,18 @@ def test_features_of_a_work_folder_are_computed_once(tmp_path: Path, monkeypatch
         logits = model.predict_logits(blanked, patches.tissue.read(slice(0, len(patches))))
         np.testing.assert_allclose(logits[:, 1] - logits[:, 0], own[f"{WITHOUT}{name}"], atol=1e-4)
         assert np.abs(own[f"{WITHOUT}{name}"] - own["logit"]).max() > 1e-2
+
+
+@pytest.mark.slow
+def test_of_three_blocks_in_three_folds_the_two_left_are_inner_folds(weights: Path, tmp_path: Path) -> None:
+    table = write_work(tmp_path).assign(block=lambda rows: "array of " + rows["slide_id"])
+    config = GroupsConfig(thresholds=(0.25,))
+    tables = fold_tables(table, config, folds=3)
+    write_folds(tmp_path, tables, config, stamp=Stamp(stage="groups", settings={"is": "c"}), left_out=[])
+    run = fit(tmp_path / "folds" / "1", config_of(weights, threshold=0.25, input_px=16))
+    left = tables[1].query("split != 'test' and `group@0.25` >= 0")
+    assert left["block"].nunique() == 2
+    assert set(pd.read_csv(run / "inner_folds.csv")["patch_id"]) == set(left["patch_id"])
 
 
 def test_fit_arrays_returns_a_frozen_network_like_any_other(weights: Path) -> None:

@@ -109,3 +109,8 @@ def test_a_beta_out_of_bounds_is_refused_with_the_groups() -> None:
     require_groups(uneven, TrainConfig(method="gerne", gerne={"beta": 4.99}))
     with pytest.raises(BetaOutOfBoundsError, match="beta = 5.01"):
         require_groups(uneven, TrainConfig(method="gerne", gerne={"beta": 5.01}))
+    # Of three values with shares 1/2, 1/3 and 1/6 it is .5 / (.5 / 6) - 1 = 5 too.
+    several = assign_groups(graded().assign(attribute=[*"aaabbc"] * 6), (0.25,))
+    require_groups(several, TrainConfig(method="gerne", gerne={"beta": 4.99}))
+    with pytest.raises(BetaOutOfBoundsError, match="beta = 5.01"):
+        require_groups(several, TrainConfig(method="gerne", gerne={"beta": 5.01}))

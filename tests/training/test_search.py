@@ -58,9 +58,9 @@ def pairs_of(space: SearchSpace) -> list[tuple[float, float]]:
     return [(point["c"], round(point["c"] * (point["beta"] + 1), 9)) for point in space.grid]
 
 
-def test_the_grid_of_s_is_cut_at_the_bounds_of_beta() -> None:
+def test_the_bound_of_beta_takes_the_place_of_a_larger_s() -> None:
     skewed = toy([[95, 5], [5, 95]], seed=0, side=8)
-    space = search_space(skewed, small_config(), TuneConfig())
+    space = search_space([skewed], small_config(), TuneConfig())
     alpha = gerne.alpha(skewed.label, skewed.attribute)
     for c in (0.5, 1.0):
         low, high = gerne.beta_bounds(alpha, c)
@@ -68,8 +68,10 @@ def test_the_grid_of_s_is_cut_at_the_bounds_of_beta() -> None:
         # alpha_max = .95: p_ext of the large cell is .95 - .45 s, so s may be up to 2.11 and the whole grid remains
         assert sorted(s for k, s in pairs_of(space) if k == c) == [s for s in TuneConfig().s_values if s >= c]
     mild = toy([[50, 50], [40, 60]], seed=0, side=8)  # .6 - .1 s >= 0
-    extreme = search_space(mild, small_config(), TuneConfig(s_values=(1.0, 5.9, 6.1)))
-    assert [s for _, s in pairs_of(extreme)] == [5.9, 5.9, 1.0, 1.0]  # last what needs no try
+    with pytest.warns(UserWarning, match=r"s = 6\.1, 7 is beyond .* largest, 6, is tried"):
+        extreme = search_space([mild], small_config(), TuneConfig(s_values=(1.0, 5.9, 6.1, 7.0)))
+    assert [s for _, s in pairs_of(extreme)] == [5.9, 5.9, 6.0, 6.0, 1.0, 1.0]  # last what needs no try
+    assert extreme.largest_s == pytest.approx(6.0)
 
 
 def test_the_grid_is_tried_from_its_middle_outwards_and_the_larger_c_first() -> None:
@@ -83,11 +85,11 @@ def test_the_grid_is_tried_from_its_middle_outwards_and_the_larger_c_first() -> 
 
 def test_a_method_searches_what_it_declares_and_nothing_else() -> None:
     for name in ("erm", "resample", "auto"):
-        space = search_space(TRAIN, small_config(method=name), TuneConfig())
+        space = search_space([TRAIN], small_config(method=name), TuneConfig())
         assert (space.grid, list(space.ranges)) == ((), ["learning_rate", "weight_decay"])
     # alpha of the groups is .83: p_ext allows s up to 2.5
     wide = TuneConfig(s_values=(1.0, 2.0, 2.2), c_values=(1.0,))
-    assert pairs_of(search_space(TRAIN, small_config(), wide)) == [(1.0, 2.0), (1.0, 2.2), (1.0, 1.0)]
+    assert pairs_of(search_space([TRAIN], small_config(), wide)) == [(1.0, 2.0), (1.0, 2.2), (1.0, 1.0)]
 
 
 @pytest.mark.parametrize("name", ["erm", "gerne"])
@@ -110,7 +112,7 @@ def test_methods_get_equal_trials_and_the_first_is_the_configuration(name: str) 
 
 
 def test_a_trial_is_a_function_of_its_number_and_of_earlier_trials() -> None:
-    space, earlier = search_space(TRAIN, small_config(), SEARCH), [done(number, number / 10) for number in range(6)]
+    space, earlier = search_space([TRAIN], small_config(), SEARCH), [done(number, number / 10) for number in range(6)]
     for number in (3, 6):
         first, again = (ask_trial(number, earlier[:number], small_config(), SEARCH, space)[1] for _ in range(2))
         assert first == again

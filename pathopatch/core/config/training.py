@@ -188,7 +188,8 @@ class TrainConfig(Config):
     choose: bool = False
     """frozen: validation chooses among masked erm, masked resample and interior erm."""
     inner_folds: int = Field(default=5, ge=3)
-    """frozen, under [splits] folds: parts of train and val that validate in turn; the head is solved on all."""
+    """frozen, under [splits] folds: parts of train and val that validate in turn; the head is solved on all.
+    Of fewer patients, or blocks, each is a part."""
     architecture: str = "small-groupnorm"
     """small-groupnorm, made for training from scratch, mlp-100, or any timm network; frozen: also a published model.
     On features it is always linear."""
@@ -368,7 +369,7 @@ class TuneConfig(Config):
     trials: int = Field(default=8, ge=1)
     """Trials of each run; every method gets as many."""
     s_values: tuple[float, ...] = (0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5)
-    """Values of s = c (beta + 1) to try, cut at the bounds."""
+    """Values of s = c (beta + 1) to try. The largest inside the bounds takes the place of a larger one."""
     c_values: tuple[float, ...] = (0.5, 1.0)
     """Values of c to try."""
     learning_rates: tuple[float, float] = (3e-4, 3e-3)
