@@ -172,9 +172,8 @@ def jobs_of(study: StudyConfig, runs: Sequence[TrainConfig], workers: int) -> in
 def tile_study(study: StudyConfig, batch: BatchOptions, *, progress: Progress | None = None) -> list[Outcome]:
     """Cut the study's slides into patches, or store its ready ones or features; return what became of them."""
     known: dict[str, Any] = {"distinct_patients": study.splits.distinct_patients}
-    tiled = WorkFolder(study.work).tiled
-    if tiled.root != study.work and tiled.slides.exists():  # a repetition takes the patches that are there
-        return []
+    if (tiled := WorkFolder(study.work).tiled).root != study.work and tiled.slides.exists():
+        return []  # a repetition takes the patches that are there
     if study.features is not None:
         from pathopatch.stages.import_features import import_features
 
