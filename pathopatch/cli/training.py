@@ -336,11 +336,11 @@ def run(
     from pathopatch.core.config import load_study
     from pathopatch.stages.audit import audit_text
     from pathopatch.stages.evaluate import comparison_of_runs
-    from pathopatch.stages.study import run_study, study_search_text
+    from pathopatch.stages.study import plan_text, run_study
 
     settings = load_study(study)
-    if settings.tune and not quiet:
-        say(study_search_text(settings, settings.tune))
+    if not quiet and (plan := plan_text(settings)):
+        say(plan)
     with progress_bars(quiet) as progress:
         result = run_study(settings, until=until, workers=workers, force=force, progress=progress)
     if until != "tile":

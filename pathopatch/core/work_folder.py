@@ -8,7 +8,7 @@ from pathlib import Path
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.files import inside
 
-FOLDS = "folds"
+FOLDS, REPETITIONS = "folds", "repetitions"
 INNER_FOLDS = "inner_folds.csv"
 """File in a run's folder: logits of the patches that its frozen network learnt from, each by a head without it."""
 _OUTPUTS = (
@@ -131,8 +131,17 @@ class WorkFolder:
         """Work folder of one fold of a cross-validation, ``folds/<number>``."""
         return inside(self.root, FOLDS, str(number))
 
+    def repetition(self, seed: int) -> Path:
+        """Work folder of another assignment of patients to folds, ``repetitions/s<seed>``."""
+        return inside(self.root, REPETITIONS, f"s{seed}")
+
+    def assignment_of(self, run: str) -> Path:
+        """Work folder in whose folds a run was trained: this one, or a repetition."""
+        folders = [*self.root.glob(f"{FOLDS}/*/runs/{run}"), *self.root.glob(f"{REPETITIONS}/*/{FOLDS}/*/runs/{run}")]
+        return folders[0].parents[3] if folders else self.root
+
     @property
     def tiled(self) -> WorkFolder:
-        """The folder in which slides and patches lie: this one, or for a fold that of the whole cohort."""
-        is_fold = self.root.parent.name == FOLDS and not (self.root / "slides").exists()
-        return WorkFolder(self.root.parent.parent) if is_fold else self
+        """The folder of slides and patches: this one, or for a fold or a repetition that of the whole cohort."""
+        is_part = self.root.parent.name in (FOLDS, REPETITIONS) and not (self.root / "slides").exists()
+        return WorkFolder(self.root.parent.parent).tiled if is_part else self

@@ -24,10 +24,10 @@ from pathopatch.evaluation.reference import SEARCH_FILE, budget_of, total_budget
 def fold_folders(work: Path) -> list[Path]:
     """Return the work folders of the folds of a cross-validation, in order; none where there is one split."""
     path = WorkFolder(work).groups
-    if not path.is_file() or WorkFolder(work).tiled.root != work:  # a fold's table has the column too
+    groups = read_table(path) if path.is_file() else pd.DataFrame()
+    if "fold" not in groups or (groups["split"] != "test").any():  # a fold's own table has the column too
         return []
-    groups = read_table(path)
-    return [WorkFolder(work).fold(int(number)) for number in sorted(set(groups["fold"]))] if "fold" in groups else []
+    return [WorkFolder(work).fold(int(number)) for number in sorted(set(groups["fold"]))]
 
 
 def pool_run(work: Path, name: str, *, config: EvaluateConfig | None = None, force: bool = False) -> Path:
@@ -38,7 +38,7 @@ def pool_run(work: Path, name: str, *, config: EvaluateConfig | None = None, for
     InputMissingError names folds without such an evaluation.
     """
     config = config or EvaluateConfig()
-    folds = fold_folders(work)
+    folds = fold_folders(WorkFolder(work).assignment_of(name))
     evaluations = [WorkFolder(fold).evaluation(name) for fold in folds]
     missing = [path.parents[2].name for path in evaluations if not (path / "metrics.json").is_file()]
     if missing:

@@ -155,9 +155,10 @@ def gains_of_row(
     if row["reference"] == "":
         gains = {"seeds": 0} | with_ends("wga", None, None, None) | with_ends("equal_area", None, None, None)
         return sizes | {f"gain_{name}": value for name, value in (gains | dict.fromkeys(measures, np.nan)).items()}
+    once = at[at["rerun_of"] == ""]  # equal fits are one
     own, other = (
         {int(seed): str(run) for run, seed in runs["seed"].items()}
-        for runs in (at[at["settings_key"] == at.loc[row[name], "settings_key"]] for name in ("run", "reference"))
+        for runs in (once[once["settings_key"] == at.loc[row[name], "settings_key"]] for name in ("run", "reference"))
     )
     if not set(own) & set(other):
         own, other = {0: row["run"]}, {0: row["reference"]}

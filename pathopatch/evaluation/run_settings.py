@@ -14,13 +14,15 @@ from typing import Any
 import pandas as pd
 
 from pathopatch.core.artefacts import fingerprint, read_stamp
-from pathopatch.core.config import NO_EFFECT
+from pathopatch.core.config import LINEAR_HEAD, NO_EFFECT
 from pathopatch.core.files import read_json
-from pathopatch.core.work_folder import FOLDS, WorkFolder
+from pathopatch.core.work_folder import FOLDS, REPETITIONS, WorkFolder
 from pathopatch.groups.attribute import training_label
 
 _DIGITS = 12  # of a key, and of a fingerprint of data in a text
 _SEARCH = "tune."
+ASSIGNMENT = "assignment"  # the setting of an exact head that tells its repetitions apart, in place of the seed
+_REPEATS = ("seed", ASSIGNMENT)
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -34,9 +36,9 @@ def run_settings(work: Path, name: str) -> dict[str, Any]:
 
     Among them are ``seed``, ``search`` (is it searched?), and fingerprints of the groups and patches of the training.
     """
-    run = WorkFolder(work).run(name)
+    run, whole = WorkFolder(work).run(name), WorkFolder(work).assignment_of(name)
     # A run that was pooled from the folds of a cross-validation has no stamp of its own.
-    paths = [run / "run.json", *sorted(work.glob(f"{FOLDS}/*/runs/{name}/run.json"))]
+    paths = [run / "run.json", *sorted(whole.glob(f"{FOLDS}/*/runs/{name}/run.json"))]
     stamps = [stamp for stamp in map(read_stamp, paths) if stamp is not None]
     if not stamps:  # of a bundle from elsewhere
         return {key: value for key, value in _flat(read_config(run)) if key not in NO_EFFECT}
@@ -44,6 +46,10 @@ def run_settings(work: Path, name: str) -> dict[str, Any]:
     settings = {key.removeprefix("train."): value for key, value in settings.items()}
     settings["search"] = any(key.startswith(_SEARCH) for key in settings)
     data = _joined([{f"training {role}": mark[:_DIGITS] for role, mark in stamp.inputs.items()} for stamp in stamps])
+    if not settings["search"] and (settings.get("frozen") or settings.get("architecture") == LINEAR_HEAD):
+        settings[ASSIGNMENT] = "" if whole == work else whole.name  # no seed moves an exact head
+        # Each fold of another assignment learns from others, whereas all folds together have the same patches.
+        data = {} if (work / REPETITIONS).is_dir() else data
     return settings | data
 
 
@@ -68,18 +74,19 @@ def describe_runs(settings_of: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """Return which runs differ in nothing but the seed, from the `run_settings` of each, indexed by run.
 
     settings_key: equal in runs that may be averaged over seeds. variant: what differs from other runs of the same
-    method and training attribute, as text; empty if nothing. rerun_of: the run of equal settings and seed that it
-    repeats, the first by name; else empty.
+    method and training attribute, as text; empty if nothing. rerun_of: the run of equal settings and seed (of exact
+    heads, of equal folds) that it repeats, the first by name; else empty.
     """
     # Nothing is known of a run without settings, so it is like no other.
     known = {
-        run: {name: value for name, value in settings.items() if name != "seed"} or {"run": run}
+        run: {name: value for name, value in settings.items() if name not in _REPEATS} or {"run": run}
         for run, settings in settings_of.items()
     }
     keys = {run: fingerprint(settings)[:_DIGITS] for run, settings in known.items()}
+    repeats = {run: (keys[run], each.get(ASSIGNMENT, each.get("seed"))) for run, each in settings_of.items()}
     first: dict[tuple[str, Any], str] = {}
     for run in sorted(settings_of):
-        first.setdefault((keys[run], settings_of[run].get("seed")), run)
+        first.setdefault(repeats[run], run)
     # What tables show of a run's settings: method and training attribute.
     labels = {
         run: (each.get("method"), each.get("choose"), training_label(each) if each else "")
@@ -88,15 +95,8 @@ def describe_runs(settings_of: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     rows = []
     for run, settings in settings_of.items():
         alike = [settings_of[other] for other in settings_of if settings and labels[other] == labels[run]]
-        original = first[keys[run], settings.get("seed")]
-        rows.append(
-            {
-                "run": run,
-                "settings_key": keys[run],
-                "variant": _variant(settings, alike),
-                "rerun_of": "" if original == run else original,
-            }
-        )
+        rerun_of = "" if first[repeats[run]] == run else first[repeats[run]]
+        rows.append((run, keys[run], _variant(settings, alike), rerun_of))
     return pd.DataFrame(rows, columns=["run", "settings_key", "variant", "rerun_of"]).set_index("run")
 
 
@@ -112,7 +112,7 @@ def _variant(settings: Mapping[str, Any], alike: list[Mapping[str, Any]]) -> str
     for name, value in settings.items():
         # A run without a search has no ranges of a search; that it has none is told by ``search``.
         others = [each for each in alike if name in each or not name.startswith(_SEARCH)]
-        if name != "seed" and any(name not in each or _plain(each[name]) != _plain(value) for each in others):
+        if name not in _REPEATS and any(name not in each or _plain(each[name]) != _plain(value) for each in others):
             words.append(f"{name.replace('_', ' ')} {_text(value)}")
     return ", ".join(words)
 

@@ -39,7 +39,7 @@ from pathopatch.evaluation.group_scores import (
 )
 from pathopatch.evaluation.predicting import stored_predictions
 from pathopatch.evaluation.reference import OUTCOMES, Measured, difference, measured_runs, outcome_of
-from pathopatch.evaluation.run_settings import read_config, row_name, run_settings
+from pathopatch.evaluation.run_settings import ASSIGNMENT, read_config, row_name, run_settings
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes, unit_noun, units_of
 from pathopatch.groups.attribute import label_names
 from pathopatch.metrics.bootstrap import LEAST_SEEDS
@@ -56,10 +56,10 @@ _RANGES = {
 _VALUES = {"c_values": "c", "s_values": "c (beta + 1)"}
 ALPHA = 0.05
 _NOTE = (
-    "Accuracies in percent. WGA: worst-group accuracy at the threshold that validation chose, mean and sd over seeds, "
-    "with its 95 % interval over {unit}s and seeds; of one seed over {unit}s alone. At equal area: AUROC, with the "
-    "same interval, among {pairs}; -: none, {why}. Smallest group: its patches and {unit}s in the test split; nothing "
-    "can be claimed of a row marked *."
+    "Accuracies in percent. WGA: worst-group accuracy at the threshold that validation chose, mean and sd over seeds "
+    "(or assignments), with its 95 % interval over {unit}s and seeds; of one over {unit}s alone. At equal area: AUROC, "
+    "with the same interval, among {pairs}; -: none, {why}. Smallest group: its patches and {unit}s in the test split; "
+    "nothing can be claimed of a row marked *."
 )
 _SELECTED = {"wga": "worst-group accuracy", "gba": "group-balanced accuracy", "equal_area": "AUROC at equal area"}
 _PACKAGES = ("numpy", "torch", "timm", "scikit-image", "openslide-python")
@@ -298,6 +298,7 @@ def methods_text(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> 
 
     `table` is what `comparison` returned.
     """
+    table = table[table["rerun_of"] == ""]  # equal fits are one
     known = {name: found for name in table["run"].unique() if "select" in (found := run_settings(work, name))}
     settings = {name: {**found, "records": _records(work, name)} for name, found in known.items()}
     groups = read_table(WorkFolder(work).groups)
@@ -310,6 +311,8 @@ def methods_text(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> 
         sentences.append(_rule(every, str(table["split"].iloc[0])))
     pairs = table[["equal_area_caliper", "equal_area_floor"]].iloc[0].tolist()
     seeds = ", Student's t over seeds" if table["seed"].nunique() > 1 else ""
+    if seeds and every and all(ASSIGNMENT in each for each in every):
+        seeds += f": repetitions are other assignments of {unit_noun(groups)}s to folds, of which the first is above"
     sentences += [
         f"AUROC at equal area:{' within a fold,' * (folds > 1)} among {compared_text(*pairs)}.",
         f"Intervals are 95 %, over {unit_noun(groups)}s: score intervals, with the spread of AUROCs from "
@@ -395,7 +398,8 @@ def _training(settings: Sequence[Mapping[str, Any]], folds: int) -> list[str]:
 
 def _records(work: Path, run: str) -> list[dict[str, Any]]:
     """Return ``run.json`` of a run, or of it in each fold, where it was trained here, each with its `folder`."""
-    paths = [WorkFolder(work).run(run) / "run.json", *sorted(work.glob(f"{FOLDS}/*/runs/{run}/run.json"))]
+    whole = WorkFolder(work).assignment_of(run)
+    paths = [WorkFolder(work).run(run) / "run.json", *sorted(whole.glob(f"{FOLDS}/*/runs/{run}/run.json"))]
     return [{**read_json(path), "folder": path.parent} for path in paths if path.is_file()]
 
 

@@ -120,7 +120,7 @@ def _limits(study: Study) -> dict[str, Any]:
     table = study.comparison
     if table is None:
         return {}
-    seeds = table.groupby("settings_key")["seed"].nunique()
+    seeds = table[table["rerun_of"] == ""].groupby("settings_key")["seed"].nunique()
     sizes = {by.phrase: [group["n"] for group in validation_groups(study, by)] for by in study.attributes}
     return {
         "validation_groups": [{"at": at, "n": min(n)} for at, n in sizes.items() if n and min(n) < LEAST_PATCHES],

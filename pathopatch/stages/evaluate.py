@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.task import Progress
+from pathopatch.core.work_folder import REPETITIONS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,7 @@ def evaluate_runs(
 ) -> pd.DataFrame:
     """Evaluate runs, all finished ones by default, on every group; write the comparison and return it.
 
-    Of a cross-validation the runs of each fold are evaluated, and then their pooled test predictions.
+    Of a cross-validation the runs of each fold are evaluated, then their pooled test predictions, and of repetitions.
 
     Raises
     ------
@@ -55,6 +56,7 @@ def evaluate_runs(
         comparison = compare(part, config=config)
     if not folds:
         return comparison
+    evaluated |= {path.parent.name for path in work.glob(f"{REPETITIONS}/*/runs/*/evaluation")}
     for name in sorted(evaluated):
         pool_run(work, name, config=config, force=force)
     return compare(work, config=config)

@@ -11,6 +11,7 @@ one model's predictions could put its training patches among those that test the
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from pathopatch.core.config import GroupsConfig
 from pathopatch.core.errors import InputMissingError, StaleArtefactError
 from pathopatch.core.patients import SPLITS
 from pathopatch.core.task import Progress
-from pathopatch.core.work_folder import WorkFolder
+from pathopatch.core.work_folder import REPETITIONS, WorkFolder
 from pathopatch.groups import assign_groups, assign_splits, given_splits
 from pathopatch.groups.assign import assign_folds, split_in_fold
 from pathopatch.groups.decisions.decision import AppliedDecisions, apply_decisions
@@ -58,15 +59,16 @@ def form_groups(
     from pathopatch.patches.store import require_one_geometry
     from pathopatch.patches.tile import is_tiled
 
-    slides = artefacts.read_table(WorkFolder(work).slides)
-    done = [slide for slide in slides["slide_id"] if is_tiled(work, slide)]
+    tiled = WorkFolder(work).tiled
+    slides = artefacts.read_table(tiled.slides)
+    done = [slide for slide in slides["slide_id"] if is_tiled(tiled.root, slide)]
     if not done:
         raise InputMissingError("no tiled slide", place=str(work / "patches"), remedy="run pathopatch tile first")
-    require_one_geometry(work, done)
-    paths = {slide: WorkFolder(work).patches(slide) for slide in done}
+    require_one_geometry(tiled.root, done)
+    paths = {slide: tiled.patches(slide) for slide in done}
     _require_scanned_shares(paths)
     inputs = {slide: artefacts.fingerprint_file(path) for slide, path in paths.items()}
-    inputs["slides.parquet"] = artefacts.fingerprint_file(WorkFolder(work).slides)
+    inputs["slides.parquet"] = artefacts.fingerprint_file(tiled.slides)
     rows = []
     if decisions is not None:
         rows = read_decisions(decisions)
@@ -79,6 +81,7 @@ def form_groups(
     with artefact(path, stamp=stamp, force=force, is_whole=lambda: is_audited(work, stamp)) as made:
         if made.is_current:
             return artefacts.read_table(path)
+        shutil.rmtree(work / REPETITIONS, ignore_errors=True)  # their groups are of the earlier patches or labels
         patches = pd.concat([artefacts.read_table(item) for item in paths.values()], ignore_index=True)
         left_out = sorted(set(slides["slide_id"]) - set(done))
         applied = apply_decisions(patches, rows, leave_out_disputed=disputes == "leave-out")

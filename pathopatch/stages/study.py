@@ -11,19 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pathopatch.core import artefacts, files
-from pathopatch.core.config import (
-    BatchOptions,
-    StudyConfig,
-    TrainConfig,
-    TuneConfig,
-    head_settings,
-    load_study,
-)
-from pathopatch.core.errors import InputUnsupportedError, PathopatchError
+from pathopatch.core.config import BatchOptions, StudyConfig, TrainConfig, head_settings, load_study
+from pathopatch.core.errors import InputUnsupportedError, PathopatchError, StaleArtefactError
 from pathopatch.core.task import Outcome, Progress
-from pathopatch.core.work_folder import WorkFolder
+from pathopatch.core.work_folder import FOLDS, WorkFolder
 from pathopatch.core.workers import Workers
-from pathopatch.groups import attribute_in
+from pathopatch.groups import attribute_in, units_of
 from pathopatch.groups.group_sizes import empty_groups
 from pathopatch.report import write_report
 from pathopatch.slides.manifest import read_manifest
@@ -93,7 +86,7 @@ def run_study(
     outcomes = tile_study(study, batch, progress=progress)
     if until == "tile":
         return StudyResult(outcomes=tuple(outcomes))
-    form_groups(
+    groups = form_groups(
         work, study.groups, folds=study.splits.folds, distinct_patients=study.splits.distinct_patients,
         decisions=study.decisions, disputes=study.disputes, force=force,
     )  # fmt: skip
@@ -122,10 +115,16 @@ def run_study(
             runs, untrained = [run for run in runs if run.run_name not in failed], untrained | failed
             files.write_json(WorkFolder(work).untrained, {name: str(error) for name, error in untrained.items()})
             for name in failed:  # what an earlier run of this name showed is not this study's
-                for folder in {work, *parts}:
+                for folder in {WorkFolder(work).tiled.root, work, *parts}:
                     shutil.rmtree(WorkFolder(folder).evaluation(name), ignore_errors=True)
             if not runs:
                 raise next(iter(failed.values()))
+    # Folds of one unit each are the same in every assignment.
+    for again in repetitions(study) if units_of(groups).nunique() > study.splits.folds else ():
+        _leave_first_folds(work, again, force=force)
+        last: Until = "train" if until == "train" else "evaluate"
+        untrained |= run_study(again, until=last, workers=workers, force=force, progress=progress).untrained
+    files.write_json(WorkFolder(work).untrained, {name: str(error) for name, error in untrained.items()})
     if until == "train":
         return StudyResult(outcomes=tuple(outcomes), untrained=untrained)
     finished = sorted(set.intersection(*(set(finished_runs(part)) for part in parts)) - set(untrained))
@@ -137,6 +136,34 @@ def run_study(
     return StudyResult(outcomes=tuple(outcomes), comparison=table, untrained=untrained)
 
 
+def repetitions(study: StudyConfig) -> list[StudyConfig]:
+    """Return what repeats a cross-validation whose runs no seed moves: for each further seed a study of other folds."""
+    if study.splits.folds == 1 or any(_is_seeded(study, run) for run in study_runs(study)):
+        return []
+    studies = []
+    for seed in study.seeds[1:]:
+        # Not the first seed's folds; and those of a seed do not depend on which other seeds there are.
+        groups = study.groups.model_copy(update={"split_seed": study.groups.split_seed + 1 + seed})
+        changes = {"work": WorkFolder(study.work).repetition(seed), "seeds": (seed,), "groups": groups}
+        studies.append(study.model_copy(update=changes))
+    return studies
+
+
+def _leave_first_folds(work: Path, again: StudyConfig, *, force: bool) -> None:
+    """Refuse runs of a repetition in the folds of the first seed, as of an earlier version; `force` removes them."""
+    for path in [path for run in study_runs(again) for path in work.glob(f"{FOLDS}/*/runs/{run.run_name}")]:
+        if not force:
+            place, remedy = str(path), "use --force to redo it, or another work folder to keep both"
+            raise StaleArtefactError("a head of a further seed has folds of its own", place=place, remedy=remedy)
+        shutil.rmtree(path)
+
+
+def _is_seeded(study: StudyConfig, run: TrainConfig) -> bool:
+    """Return whether the seed moves a run: one that learns by steps, is searched, or has the name of another run."""
+    has_names = any("groups_from" in (row.model_extra or {}) for row in study.runs)
+    return has_names or not run.is_solved or (study.tune is not None and not run.frozen)
+
+
 def jobs_of(study: StudyConfig, runs: Sequence[TrainConfig], workers: int) -> int:
     """Return how many of a study's runs train side by side: heads on a frozen network take one core each."""
     return min(study.jobs or (workers if all(run.frozen for run in runs) else 1), len(runs))
@@ -145,6 +172,8 @@ def jobs_of(study: StudyConfig, runs: Sequence[TrainConfig], workers: int) -> in
 def tile_study(study: StudyConfig, batch: BatchOptions, *, progress: Progress | None = None) -> list[Outcome]:
     """Cut the study's slides into patches, or store its ready ones or features; return what became of them."""
     known: dict[str, Any] = {"distinct_patients": study.splits.distinct_patients}
+    if (tiled := WorkFolder(study.work).tiled).root != study.work and tiled.slides.exists():
+        return []  # a repetition takes the patches that are there
     if study.features is not None:
         from pathopatch.stages.import_features import import_features
 
@@ -162,11 +191,17 @@ def tile_study(study: StudyConfig, batch: BatchOptions, *, progress: Progress | 
     return tile_cohort(study.manifest, study.work, study.tile, batch, **known, progress=progress)
 
 
-def study_search_text(study: StudyConfig, search: TuneConfig) -> str:
-    """Say what the searches of a study would try, in how many steps."""
-    from pathopatch.training.search import search_text
+def plan_text(study: StudyConfig) -> str:
+    """Say what the searches of a study would try, in how many steps, and what more seeds are to exact heads."""
+    lines = []
+    if study.tune:
+        from pathopatch.training.search import search_text
 
-    return search_text(study_runs(study), search)
+        lines.append(search_text(study_runs(study), study.tune))
+    if len(study.seeds) > 1 and not all(_is_seeded(study, run) for run in study_runs(study)):
+        by_folds = "repetitions are other assignments of patients to folds"
+        lines.append(f"of exact heads {by_folds if repetitions(study) else 'seeds repeat nothing: use folds'}")
+    return "\n".join(lines)
 
 
 def study_runs(study: StudyConfig) -> list[TrainConfig]:
@@ -199,7 +234,8 @@ def study_runs(study: StudyConfig) -> list[TrainConfig]:
                     continue  # a pseudo-attribute takes the place of the bins
                 base = dict(own)[row.groups_from].run_name if row.groups_from else ""
                 runs.append(row.model_copy(update={"groups_from": base}))
-    return runs if study.features is None else [head_settings(run) for run in runs]
+    runs = runs if study.features is None else [head_settings(run) for run in runs]
+    return [run for run in runs if run.seed == study.seeds[0] or _is_seeded(study, run)]
 
 
 def predict_split(

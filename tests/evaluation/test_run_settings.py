@@ -50,6 +50,23 @@ def test_seeds_have_one_key_and_no_variant(tmp_path: Path) -> None:
     assert (first["variant"], first["rerun_of"]) == ("", "")
 
 
+@pytest.mark.parametrize("exact", [{"frozen": True}, {"architecture": "linear", "input_px": 1}])
+def test_exact_heads_of_equal_folds_are_one_whatever_their_seed(tmp_path: Path, exact: dict[str, Any]) -> None:
+    for seed in (0, 1, 2):
+        write_stamp(tmp_path, f"s{seed}", seed=seed, **exact)
+    write_stamp(tmp_path, "searched", tune=TuneConfig(trials=4), seed=1, **exact)
+    rows = described(tmp_path, "s0", "s1", "s2", "searched")
+    assert [row["rerun_of"] for row in rows.values()] == ["", "s0", "s0", ""]
+
+
+def test_exact_heads_of_other_folds_are_repetitions(tmp_path: Path) -> None:
+    write_stamp(tmp_path / "folds" / "1", "s0", frozen=True, patches="of this fold")
+    write_stamp(tmp_path / "repetitions" / "s1" / "folds" / "1", "s1", frozen=True, seed=1, patches="of that fold")
+    first, second = described(tmp_path, "s0", "s1").values()
+    assert first == second
+    assert (first["variant"], first["rerun_of"]) == ("", "")
+
+
 def test_a_searched_run_has_the_key_of_what_its_search_was_given(tmp_path: Path) -> None:
     for seed in (0, 1):
         write_stamp(tmp_path, f"s{seed}", tune=TuneConfig(trials=4), seed=seed)

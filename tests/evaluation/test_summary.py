@@ -277,7 +277,7 @@ def test_the_methods_paragraph_has_the_numbers_of_the_records_alone(
         warnings.simplefilter("ignore")  # of patches without a crop
         trained_study(work, kind, tmp_path / "weights.safetensors")
     runs = sorted({path.parent.name for path in work.glob("**/run.json")})
-    table = pd.DataFrame({"run": runs, "variant": "", "attribute": "0.25", "split": "test", "seed": 0})
+    table = pd.DataFrame({"run": runs, "variant": "", "attribute": "0.25", "split": "test", "seed": 0, "rerun_of": ""})
     table = table.assign(equal_area_caliper=1.0, equal_area_floor=0.5)
     text = summary.methods_text(work, table, config=EvaluateConfig()).split(" AUROC at equal area:")[0]
     rest = re.sub(r"hash \w+|L2", "", text)

@@ -1,15 +1,23 @@
 """A study and the commands on features, from files to the comparison."""
 
 import json
+import shutil
+from itertools import product
 
 import pandas as pd
 import pytest
 from feature_work import write_features
 
-from pathopatch.core.config import load_study
-from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
+from pathopatch.core.artefacts import read_table
+from pathopatch.core.config import EvaluateConfig, GroupsConfig, TrainConfig, load_study
+from pathopatch.core.errors import InputUnsupportedError, NonFiniteError, StaleArtefactError
+from pathopatch.report import answer
+from pathopatch.report.collect import Study
 from pathopatch.stages import train as stage
+from pathopatch.stages.evaluate import evaluate_runs
+from pathopatch.stages.groups import form_groups
 from pathopatch.stages.study import run_study, study_runs
+from pathopatch.stages.train import train_run
 
 STUDY = """
 features = "20x_256px_0px_overlap/features_uni_v1"
@@ -40,6 +48,55 @@ def test_a_study_on_features_compares_its_methods_without_slides(study):
     assert (table["split"] == "test").any()
     config = json.loads((study.parent / "work" / "runs" / "erm-t0.25-s0" / "config.json").read_text())
     assert config["architecture"] == "linear"
+
+
+def test_in_folds_the_seeds_of_exact_heads_are_other_assignments(study, typed, capsys):
+    labels, work = pd.read_csv(study.parent / "labels.csv"), study.parent / "work"
+    labels.drop(columns="split").to_csv(study.parent / "labels.csv", index=False)
+    text = STUDY.replace("[groups]", "seeds = [0]\n[groups]") + "[splits]\nfolds = 3\n"
+    study.write_text(text)
+    run_study(load_study(study), until="train")
+    stray = work / "folds" / "2" / "runs" / "erm-t0.25-s1"  # as an earlier version left it
+    shutil.copytree(stray.with_name("erm-t0.25-s0"), stray)
+    study.write_text(text.replace("[0]", "[0, 1, 2]"))
+    with pytest.raises(StaleArtefactError, match="folds of its own"):
+        run_study(load_study(study), until="evaluate")
+    assert typed("run", study, "--until", "evaluate", "--force") == 0
+    assert "repetitions are other assignments of patients to folds" in capsys.readouterr().err
+    tables = [read_table(folder / "groups.parquet") for folder in (work, *sorted((work / "repetitions").glob("*")))]
+    folds = [table.set_index("patient_id")["fold"].groupby("patient_id").first() for table in tables]
+    assert len({tuple(each) for each in folds}) == 3
+    pooled = read_table(work / "runs" / "erm-t0.25-s2" / "evaluation" / "predictions.parquet")
+    assert pooled.set_index("patient_id")["fold"][pooled["split"].eq("test").to_numpy()].to_dict() == folds[2].to_dict()
+    rows, methods = pd.read_csv(work / "summary.csv"), (work / "summary.md").read_text()
+    assert (rows["seeds"] == 3).all()
+    assert (rows["wga_sd"] > 0).all()
+    assert "Student's t over seeds: repetitions are other assignments of patients to folds" in methods
+    before = {
+        path: path.stat().st_mtime_ns for path in work.glob("**/*.json") if path.name in ("run.json", "metrics.json")
+    }
+    run_study(load_study(study), until="evaluate")
+    evaluate_runs(work, config=load_study(study).evaluate)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    form_groups(work, GroupsConfig(thresholds=(0.5,)), folds=3, force=True)
+    assert not (work / "repetitions").exists()  # whose groups are others by now
+
+
+def test_on_one_split_exact_heads_of_several_seeds_count_once(study, typed, capsys):
+    study.write_text(STUDY.replace("[groups]", "seeds = [0, 1, 2]\n[groups]"))
+    assert typed("run", study, "--until", "evaluate") == 0
+    assert "of exact heads seeds repeat nothing: use folds" in capsys.readouterr().err
+    work = study.parent / "work"
+    assert sorted(pd.read_csv(work / "comparison.csv")["run"]) == ["erm-t0.25-s0", "resample-t0.25-s0"]
+    for seed, method in product((1, 2), ("erm", "resample")):  # by hand
+        train_run(work, TrainConfig(seed=seed, method=method, threshold=0.25, threads=1))
+    evaluate_runs(work)
+    assert (pd.read_csv(work / "summary.csv")["seeds"] == 1).all()
+    assert (pd.read_csv(work / "comparison.csv")["gain_seeds"] <= 1).all()
+    assert "pm" not in (work / "summary.tex").read_text()
+    assert "over seeds." not in (work / "summary.md").read_text()
+    assert "2 runs, seeds: 0." in (work / "summary.md").read_text()
+    assert answer.answer(Study(work, evaluate=EvaluateConfig(bootstrap=0)))["limits"]["fewest_seeds"] == 1
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 
 from pathopatch.core.config import StudyConfig, parse
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.stages.study import jobs_of, study_runs
+from pathopatch.stages.study import jobs_of, repetitions, study_runs
 
 BASE = {"manifest": "m.csv", "work": "w", "seeds": (0, 1), "train": {"steps": 40}, "groups": {"thresholds": (0.25,)}}
 MASKED = {"name": "auto, masked", "method": "auto", "mask": "normalise", "steps": 50}
@@ -44,6 +44,16 @@ def test_named_rows_replace_the_default_methods_and_keep_the_studys_settings():
     ]
     assert [run.row_name for run in runs[:2]] == ["auto, masked", "erm"]
     assert [run.run_name for run in runs[:2]] == ["auto-t0.25-s0-auto-masked", "erm-t0.25-s0-erm"]
+
+
+def test_networks_have_all_seeds_and_exact_heads_beside_them_one():
+    rows = [{"name": "a", "method": "erm", "frozen": True}, {"name": "b", "method": "erm", "frozen": False}]
+    mixed = _study(runs=rows, splits={"folds": 3})
+    assert [(run.row_name, run.seed) for run in study_runs(mixed)] == [("a", 0), ("b", 0), ("b", 1)]
+    assert repetitions(mixed) == []
+    (again,) = repetitions(_study(runs=rows[:1], splits={"folds": 3}))
+    assert [run.run_name for run in study_runs(again)] == ["erm-t0.25-s1-a"]
+    assert (str(again.work), again.groups.split_seed) == ("w/repetitions/s1", 2)
 
 
 def test_they_stand_beside_methods_where_those_are_given():

@@ -203,7 +203,7 @@ class StudyConfig(SettingsConfig):
     taken, and a row whose head validation chooses joins the methods; from scratch, of slides, it is auto, masked.
     """
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
-    """Seeds of weights, batches and the search."""
+    """Seeds of weights, batches and the search. No exact head moves: under folds each gives it other folds."""
     predict_split: Literal["train", "val", "test", "all", "none"] = "test"
     """Slides for which the best run draws heatmaps."""
     jobs: int | None = Field(default=None, ge=1)
