@@ -178,8 +178,8 @@ OUTCOMES = (
 )
 _LEADS: dict[Verdict, str] = {
     "no interval": "no claim",
-    "too few": "debiased against plain training, without a claim",
-    "few seeds": "debiased against plain training, without a claim",
+    "too few": "without a claim",
+    "few seeds": "without a claim",
     "evener": "errors are more even over {area}groups, and {label} is told as before",
     "traded": "errors are more even over {area}groups, and {label} is told worse",
     "no difference": "no difference is shown",

@@ -124,7 +124,7 @@ def summarise_runs(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -
                 "attribute": label,
                 "name": name,
                 "less": other,
-                **_pair(difference(settings[name], settings[other]), few[name] or few[other]),
+                **_pair(settings[name], settings[other], few[name] or few[other]),
             }
             for other, name in combinations(settings, 2)
         )
@@ -163,25 +163,19 @@ def _numbers(work: Path, runs: pd.DataFrame, by: GroupingAttribute) -> dict[str,
     }
 
 
-def _pair(difference: Mapping[str, float], few: str) -> dict[str, Any]:
-    """Return two rows compared, from their difference, and why nothing is claimed of it."""
-    value, low, high = (difference[f"wga{end}"] for end in ("", "_low", "_high"))
-    reason = few or too_few_seeds(difference["seeds"])
-    outcome = "too few" if reason else outcome_of(_turned(difference) if value < 0 else difference)
+def _pair(row: Mapping[int, Measured], other: Mapping[int, Measured], few: str) -> dict[str, Any]:
+    """Return two rows compared, each by seed, and why nothing is claimed of them."""
+    found = difference(row, other)
+    reason = few or too_few_seeds(found["seeds"])
+    outcome = "too few" if reason else outcome_of(difference(other, row) if found["wga"] < 0 else found)
+    p = p_of_interval(*(found[f"wga{end}"] for end in ("", "_low", "_high")))
     return {
-        **difference,
-        "p": float("nan") if reason else p_of_interval(value, low, high),
+        **found,
+        "p": float("nan") if reason else p,
         "outcome": outcome,
         "is_shown": outcome in ("better", "evener", "traded"),
         "too_few": reason,
     }
-
-
-def _turned(difference: Mapping[str, float]) -> dict[str, float]:
-    """Return the difference of the other row less this one."""
-    ends = {"": "", "_low": "_high", "_high": "_low"}
-    names = [(name, end) for name in ("wga", "equal_area") for end in ends]
-    return {f"{name}{end}": -difference[f"{name}{ends[end]}"] for name, end in names}
 
 
 def _holds_by_holm(pairs: pd.DataFrame) -> pd.Series[bool]:

@@ -26,6 +26,9 @@ LEAST_EQUAL_AREA_GAIN = -0.02
 """Errors are more even, and tumour is told as before, only where the gain in AUROC at equal area has an interval above
 this: else the model may have lost what its worst group gained."""
 
+MOST_UNITS = 500
+"""Units of a bootstrap of pairs; more are merged, since the table of their pairs grows as the square."""
+
 _CHUNK_DRAWS = 2**22  # patients drawn at a time (32 MB), so that 200,000 patients need no more memory than 20
 
 
@@ -54,13 +57,6 @@ def bootstrap_by_patient(
         raise InputUnsupportedError(
             f"resamples = {resamples}, patients of shape {np.shape(patient)}", remedy="Give one patient per sample."
         )
-    return interval(_draws_by_patient(statistic, patient, resamples=resamples, seed=seed))
-
-
-def _draws_by_patient(
-    statistic: Callable[[IntArray], float], patient: ArrayLike, *, resamples: int, seed: int
-) -> FloatArray:
-    """Return a statistic of the samples of drawn patients, (R,)."""
     _, code, size = np.unique(np.asarray(patient), return_inverse=True, return_counts=True)
     by_patient = np.argsort(code, kind="stable").astype(np.int64)  # sample indices, patient by patient
     start = np.cumsum(size) - size
@@ -71,7 +67,7 @@ def _draws_by_patient(
             # Concatenated ranges [start, start + n) without a loop over patients.
             position = np.repeat(start[drawn] - (np.cumsum(n) - n), n) + np.arange(n.sum())
             values.append(statistic(by_patient[position]))
-    return np.array(values, dtype=np.float64)
+    return interval(np.array(values, dtype=np.float64))
 
 
 def effective_count(ids: ArrayLike) -> float:
@@ -126,19 +122,15 @@ def ratio(numerator: Any, denominator: Any) -> Any:
     return quotient
 
 
-def auroc_of(score: ArrayLike, label: ArrayLike) -> Callable[[IntArray], float]:
-    """Return a function from sample indices to `pathopatch.metrics.auroc`: a statistic for `bootstrap_by_patient`."""
-    # Sort the scores once, for all resamples: then a resample only counts samples by score level and label.
-    levels, level = np.unique(np.asarray(score, dtype=np.float64), return_inverse=True)
-    code = 2 * level.astype(np.int64) + np.asarray(label, dtype=np.int64)
+def merged_units(unit: ArrayLike, *, seed: int) -> tuple[IntArray, int]:
+    """Return the number of each sample's unit (N,), from 0, and how many there are; more than `MOST_UNITS` are merged.
 
-    def area(index: IntArray) -> float:
-        n = np.bincount(code[index], minlength=2 * len(levels)).reshape(-1, 2)
-        negative, positive = n[:, 0], n[:, 1]
-        wins = positive @ (np.cumsum(negative) - negative / 2)
-        return float(ratio(wins, float(positive.sum()) * float(negative.sum())))
-
-    return area
+    Sums over random sets of units vary from draw to draw as sums over the units themselves.
+    """
+    names, code = np.unique(np.asarray(unit), return_inverse=True)
+    if len(names) <= MOST_UNITS:
+        return code.astype(np.int64), len(names)
+    return np.random.default_rng(seed).permutation(len(names))[code] % MOST_UNITS, MOST_UNITS
 
 
 def auroc_draws(
@@ -146,18 +138,12 @@ def auroc_draws(
 ) -> FloatArray:
     """Return the AUROC in draws of patients, (R,); `score`, `label` (0 or 1) and `patient` are (N,)."""
     score, label = np.asarray(score, np.float64), np.asarray(label, np.int64)
-    ids, code = np.unique(np.asarray(patient), return_inverse=True)
-    # With more patients than resamples, the table of all their pairs costs more than resampling samples.
-    if len(ids) > resamples:
-        return _draws_by_patient(auroc_of(score, label), patient, resamples=resamples, seed=seed)
-    wins = _wins_by_patients(score, label, code, len(ids))
-    n = np.stack([np.bincount(code[label == y], minlength=len(ids)) for y in (0, 1)], axis=1).astype(np.float64)
-    values = [np.empty(0)]
-    for drawn in _patient_draws(len(ids), resamples=resamples, seed=seed):
-        times_drawn = _times_drawn(drawn, len(ids))
-        negative, positive = (times_drawn @ n).T
-        values.append(ratio(((times_drawn @ wins) * times_drawn).sum(axis=1), positive * negative))
-    return np.concatenate(values)
+    code, units = merged_units(patient, seed=seed)
+    wins = _wins_by_patients(score, label, code, units)
+    n = np.stack([np.bincount(code[label == y], minlength=units) for y in (0, 1)], axis=1).astype(np.float64)
+    times_drawn = resampled(np.eye(units), resamples=resamples, seed=seed)
+    negative, positive = (times_drawn @ n).T
+    return np.asarray(ratio(((times_drawn @ wins) * times_drawn).sum(axis=1), positive * negative))
 
 
 def _wins_by_patients(score: FloatArray, label: IntArray, code: IntArray, n_patients: int) -> FloatArray:

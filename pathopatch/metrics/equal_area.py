@@ -12,14 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
-from pathopatch.metrics.bootstrap import FloatArray, IntArray, ratio, resampled
+from pathopatch.metrics.bootstrap import FloatArray, IntArray, merged_units, ratio, resampled
 
 DISTANCE = 0.02
 """Largest difference of the tissue fractions of a pair."""
 CALIPERS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0)
 """Largest differences of a pair's ranks, as shares of all patches: the widest where the area tells nothing."""
-MOST_UNITS = 500
-"""Units of a bootstrap; more are merged at random into so many, since the table of their pairs grows as the square."""
 _ROUNDING = 1e-9  # fractions are quotients of pixels: 0.31 - 0.29 is 0.020000000000000018
 _TENTHS = 10
 _LEAST_PAIRS = 30  # of a narrower caliper: with 100 a value errs as much, and small sets are left without a caliper
@@ -140,12 +138,7 @@ def equal_area_draws(
     draw the same units, and no score changes the caliper, so differences of two models are paired.
     """
     patches = _Patches.of(score, label, fraction, stratum, answered)
-    names, code = np.unique(np.asarray(unit), return_inverse=True)
-    n_units = len(names)
-    if n_units > MOST_UNITS:
-        # Sums over random sets of units vary from draw to draw as sums over the units themselves.
-        code = np.random.default_rng(seed).permutation(n_units)[code] % MOST_UNITS
-        n_units = MOST_UNITS
+    code, n_units = merged_units(unit, seed=seed)
     if n_units < 2 or resamples == 0:
         return np.full(resamples, np.nan)
     positive, of_positive = patches.rows(patches.label == 1), code[patches.order][patches.label == 1]

@@ -23,7 +23,7 @@ from pathopatch.core.files import read_json, write_json
 from pathopatch.core.text import pluralize
 from pathopatch.evaluation import summary
 from pathopatch.evaluation.group_scores import effective_sizes, smallest_group, too_few_of
-from pathopatch.evaluation.reference import Measured, difference
+from pathopatch.evaluation.reference import Measured
 from pathopatch.evaluation.run_settings import row_name
 from pathopatch.groups import TissueThreshold
 from pathopatch.stages.groups import fold_tables, write_folds
@@ -43,7 +43,7 @@ def row_of(seeds: int, *, accuracy: float = 0.8, equal_area: float = 0.8, seed_s
 
 
 def pair_of(row: Any, other: Any) -> dict[str, Any]:
-    return summary._pair(difference(row, other), "")
+    return summary._pair(row, other, "")
 
 
 @pytest.mark.parametrize(("seeds", "words"), [(1, "only 1 seed of both"), (2, "only 2 seeds of both"), (3, "")])

@@ -145,7 +145,7 @@ def test_the_pooled_numbers_are_those_of_all_patches_together(folded: Path) -> N
     assert row["gba"] == pytest.approx(accuracy.mean())
     assert row["auroc"] == pytest.approx(auroc(test["logit"], test["label"]))
     assert row["patients"] == 3
-    assert row["wga_low"] <= row["wga"] <= row["wga_high"]
+    assert np.isnan(row["wga_low"])  # of three patients
     by_fold = pd.concat([comparison(folded / "folds" / number, config=QUICK) for number in "123"])
     mine = by_fold[(by_fold["run"] == run) & (by_fold["attribute"] == "0.5")]
     assert mine["n"].sum() == row["n"]
@@ -168,7 +168,7 @@ def test_wga_at_zero_and_calibration_are_of_the_models_own_logits(folded: Path) 
     assert scores["thresholds"]["0.25"]["wga_at_zero"] == pytest.approx(worst)
     bins = [row for curve in scores["reliability"] for row in curve if row["n"]]
     assert sum(row["n"] * row["mean_probability"] for row in bins) == pytest.approx(raw["probability"].sum())
-    assert all(row["tumor_share_low"] is not None for row in bins)
+    assert all(row["tumor_share_low"] is None for row in bins)  # of three patients
 
 
 def test_a_run_that_a_fold_lacks_is_not_pooled(folded: Path, tmp_path: Path) -> None:

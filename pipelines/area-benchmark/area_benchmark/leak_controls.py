@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.text import pluralize
-from pathopatch.metrics.bootstrap import IntArray, auroc_of, bootstrap_by_patient
+from pathopatch.metrics.accuracy import auroc
+from pathopatch.metrics.bootstrap import IntArray, bootstrap_by_patient
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.intervene import Intervention
 
@@ -157,10 +158,10 @@ def _class_auroc(patches: MeasuredPatches, name: str, unit: NDArray[Any], seed: 
     else:
         of_class = _held_out(patches.numbers[name], patches.label, units, seed)
         scores = {k: of_class[:, k] for k in (range(1, 2) if len(classes) == 2 else range(len(classes)))}
-    statistics = [auroc_of(score, patches.label == classes[k]) for k, score in scores.items()]
 
     def mean(index: IntArray) -> float:
-        return float(np.mean([statistic(index) for statistic in statistics]))
+        label = patches.label[index]
+        return float(np.mean([auroc(score[index], label == classes[k]) for k, score in scores.items()]))
 
     low, high = bootstrap_by_patient(mean, units, resamples=_RESAMPLES, seed=seed)
     values = {"auroc": mean(np.arange(len(units))), "low": low, "high": high}
