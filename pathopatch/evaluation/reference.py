@@ -164,8 +164,7 @@ def gains_of_row(
         own, other = {0: row["run"]}, {0: row["reference"]}
     gains = difference(*({seed: measured[run, label] for seed, run in runs.items()} for runs in (own, other)))
     shared = sorted(set(own) & set(other))
-    means = (at.loc[[runs[seed] for seed in shared], measures].mean() for runs in (own, other))
-    first, second = means
+    first, second = (at.loc[[runs[seed] for seed in shared], measures].mean() for runs in (own, other))
     return sizes | {f"gain_{name}": value for name, value in (gains | (first - second).to_dict()).items()}
 
 
