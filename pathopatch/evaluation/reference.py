@@ -124,18 +124,16 @@ def difference(own: Mapping[int, Measured], other: Mapping[int, Measured]) -> di
     pairs = [(own[seed], other[seed]) for seed in seeds]
     if not pairs:
         return {"seeds": 0} | with_ends("wga", None, None, None) | with_ends("equal_area", None, None, None)
-    wga = np.array([first.wga - second.wga for first, second in pairs])
-    ends = np.array([worst_difference_interval(first.hits, second.hits, first.n) for first, second in pairs])
-    area = np.array([first.equal_area - second.equal_area for first, second in pairs])
-    area_ends = np.array(
-        [
-            difference_interval(value, first.drawn - second.drawn, first.units)
-            for value, (first, second) in zip(area, pairs, strict=True)
-        ]
-    )
+    values, ends = [], []
+    for first, second in pairs:
+        draws, area = len(first.drawn), first.equal_area - second.equal_area
+        values.append((first.wga - second.wga, area))
+        of_wga = worst_difference_interval(first.hits, second.hits, first.n, resamples=draws)
+        ends.append((of_wga, difference_interval(area, first.drawn - second.drawn, first.units)))
+    (wga, area), (wga_ends, area_ends) = np.array(values).T, np.array(ends).swapaxes(0, 1)
     return {
         "seeds": len(pairs),
-        **with_ends("wga", *over_repetitions(wga, ends)),
+        **with_ends("wga", *over_repetitions(wga, wga_ends)),
         **with_ends("equal_area", *over_repetitions(area, area_ends)),
     }
 

@@ -93,7 +93,7 @@ def worst_difference_interval(
     has one bad group, and the other four equal ones.
     """
     units = effective_number(n.sum(axis=1))
-    if not (effective_number(n) >= LEAST_UNITS_OF_INTERVAL).all():
+    if resamples == 0 or not (effective_number(n) >= LEAST_UNITS_OF_INTERVAL).all():
         return _NOTHING
     drawn = resampled(np.concatenate([hits, others, n], axis=1).astype(np.float64), resamples=resamples, seed=seed)
     *counts, drawn_n = np.split(drawn, 3, axis=1)

@@ -41,6 +41,7 @@ def with_external_validation(work: Path, folder: Path, name: str) -> Path:
     metrics = {
         "bundle": about,
         "warnings": ["The model was trained on <b>slide07</b>."],
+        "version": numbers["version"],
         "unit": numbers["unit"],
         "splits": {"all": numbers["splits"]["test"]},
     }
