@@ -22,9 +22,7 @@ _N_BINS = 10  # of equal width, over probabilities from 0 to 1
 
 
 def reliability(
-    probability: NDArray[np.float64],
-    label: NDArray[np.int64],
-    patient: NDArray[Any],
+    probability: NDArray[np.float64], label: NDArray[np.int64], patient: NDArray[Any]
 ) -> list[dict[str, Any]]:
     """Return how predicted probabilities and the share of tumour (label 1) agree, by bins; arrays (N,).
 

@@ -26,6 +26,7 @@ from pathopatch.metrics.bootstrap import (
     LEAST_UNITS_OF_A_GROUP,
     auroc_draws,
     effective_number,
+    patient_counts,
     ratio,
 )
 from pathopatch.metrics.intervals import rank_interval, share_interval, worst_interval
@@ -119,22 +120,6 @@ def equal_area_arrays(predictions: pd.DataFrame, unit: NDArray[Any]) -> tuple[di
         "answered": answers(part),
     }
     return arrays | ({"stratum": part["fold"].to_numpy()} if "fold" in part else {}), unit[known]
-
-
-def patient_counts(
-    correct: NDArray[np.bool_], group: NDArray[np.integer[Any]], patient: NDArray[Any], *, n_groups: int = 4
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return how many patches of each patient and group are predicted right, and how many there are, (P, 2 A) each.
-
-    `correct` and `patient` are (N,), `group` is A y + a, (N,), from 0. Patients are in sorted order: resampling rows is
-    resampling patients.
-    """
-    patients, place = np.unique(patient, return_inverse=True)
-    cell = place * n_groups + group
-    size = len(patients) * n_groups
-    n = np.bincount(cell, minlength=size)
-    hits = np.bincount(cell[np.asarray(correct, dtype=bool)], minlength=size)
-    return hits.reshape(-1, n_groups), n.reshape(-1, n_groups)
 
 
 def pooled_accuracy(hits: NDArray[np.int64], n: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -22,7 +22,6 @@ from pathopatch.evaluation.group_scores import (
     effective_sizes,
     equal_area_arrays,
     is_right,
-    patient_counts,
     pooled_accuracy,
     too_few_of,
     too_few_seeds,
@@ -30,7 +29,7 @@ from pathopatch.evaluation.group_scores import (
 )
 from pathopatch.evaluation.predicting import stored_predictions
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes, units_of
-from pathopatch.metrics.bootstrap import LEAST_EQUAL_AREA_GAIN, effective_count
+from pathopatch.metrics.bootstrap import LEAST_EQUAL_AREA_GAIN, effective_count, patient_counts
 from pathopatch.metrics.equal_area import auroc_at_equal_area, equal_area_draws, tells_area
 from pathopatch.metrics.intervals import difference_interval, over_repetitions, worst_difference_interval
 
@@ -151,8 +150,8 @@ def gains_of_row(
     sizes = effective_sizes(measured[row["run"], label].n)
     at = table[table["attribute"] == label].set_index("run")
     if row["reference"] == "":
-        gains = {"seeds": 0} | with_ends("wga", None, None, None) | with_ends("equal_area", None, None, None)
-        return sizes | {f"gain_{name}": value for name, value in (gains | dict.fromkeys(measures, np.nan)).items()}
+        unknown = difference({}, {}) | dict.fromkeys(measures, np.nan)
+        return sizes | {f"gain_{name}": value for name, value in unknown.items()}
     once = at[at["rerun_of"] == ""]  # equal fits are one
     own, other = (
         {int(seed): str(run) for run, seed in runs["seed"].items()}
@@ -175,8 +174,6 @@ OUTCOMES = (
 )
 _LEADS: dict[Verdict, str] = {
     "no interval": "no claim",
-    "too few": "without a claim",
-    "few seeds": "without a claim",
     "evener": "errors are more even over {area}groups, and {label} is told as before",
     "traded": "errors are more even over {area}groups, and {label} is told worse",
     "no difference": "no difference is shown",

@@ -59,11 +59,7 @@ def slide_rows(predictions: pd.DataFrame, groups: pd.DataFrame, *, of: str, deci
 
 
 def score_slides(
-    predictions: pd.DataFrame,
-    groups: pd.DataFrame,
-    *,
-    of: str,
-    decision_threshold: float,
+    predictions: pd.DataFrame, groups: pd.DataFrame, *, of: str, decision_threshold: float
 ) -> dict[str, Any]:
     """Return how well the slides, or patients, of some predictions are told apart, with intervals by unit.
 

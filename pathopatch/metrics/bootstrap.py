@@ -91,6 +91,22 @@ def sums_by_patient(values: FloatArray, patient: ArrayLike) -> FloatArray:
     return np.stack(columns, axis=1).astype(np.float64)
 
 
+def patient_counts(
+    correct: NDArray[np.bool_], group: NDArray[np.integer[Any]], patient: NDArray[Any], *, n_groups: int = 4
+) -> tuple[IntArray, IntArray]:
+    """Return how many patches of each patient and group are predicted right, and how many there are, (P, 2 A) each.
+
+    `correct` and `patient` are (N,), `group` is A y + a, (N,), from 0. Patients are in sorted order: resampling rows is
+    resampling patients.
+    """
+    patients, place = np.unique(patient, return_inverse=True)
+    cell = place * n_groups + group
+    size = len(patients) * n_groups
+    n = np.bincount(cell, minlength=size)
+    hits = np.bincount(cell[np.asarray(correct, dtype=bool)], minlength=size)
+    return hits.reshape(-1, n_groups), n.reshape(-1, n_groups)
+
+
 def resampled(sums: FloatArray, *, resamples: int, seed: int) -> FloatArray:
     """Return the sums (R, M) over patients drawn with replacement, as many as there are; no rows with fewer than two.
 

@@ -12,15 +12,17 @@ References
 .. [3] Newcombe, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic", Statistics in
    Medicine 25 (2006) 559, method 5; with N / 2 in place of N / 2 - 1, which misses too often below 12 units.
 .. [4] Zou, Donner, "Construction of confidence limits about effect measures", Statistics in Medicine 27 (2008) 1693.
+.. [5] NIST Digital Library of Mathematical Functions, 8.17.1 and 8.17.4.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr, ndtri, stdtrit
 
 from pathopatch.metrics.bootstrap import FloatArray, effective_count, effective_number, ratio, resampled
 
@@ -31,9 +33,21 @@ LEAST_UNITS_OF_INTERVAL = 4
 covers 0.79, and that of the worst group nearly the whole scale."""
 NO_INTERVAL = f"for fewer than {LEAST_UNITS_OF_INTERVAL} {{unit}}s in a group, or in all, or 2 of a label"
 _TAIL = 0.025
+_NORMAL = NormalDist().inv_cdf(1 - _TAIL)
 _NEAR_WORST = 2.0  # standard errors from the lowest group within which another may be the worst
 _SHARES = np.linspace(0, 1, 10_001)
 _NOTHING = float("nan"), float("nan")
+
+
+@lru_cache(maxsize=256)
+def t_quantile(tail: float, df: float) -> float:
+    """Return the value above which Student's t of `df` >= 1 degrees of freedom has a share `tail`, to 1e-5 [5]_."""
+    if not df < 1e5:  # a normal's; NaN of what has no interval
+        return NormalDist().inv_cdf(1 - tail) + 0 * df
+    angles = np.linspace(0, np.pi / 2, 50_001)
+    height = np.sin(angles) ** (df - 1)
+    area = np.concatenate([[0.0], np.cumsum(height[1:] + height[:-1])])
+    return float(np.sqrt(df) / np.tan(np.interp(2 * tail * area[-1], area, angles)))
 
 
 def score_interval(value: ArrayLike, variance: ArrayLike, units: ArrayLike, *, tail: float = _TAIL) -> FloatArray:
@@ -47,7 +61,7 @@ def score_interval(value: ArrayLike, variance: ArrayLike, units: ArrayLike, *, t
     samples = np.where(v > 0, ratio(p * (1 - p), v), k)
     # A share of 0 or 1 varies by rounding alone.
     samples = np.where(samples > 0, samples, k)
-    t = stdtrit(k - 1, 1 - tail) ** 2 / samples
+    t = np.reshape([t_quantile(tail, df) for df in np.ravel(k - 1)], k.shape) ** 2 / samples
     middle, half = p + t / 2, np.sqrt(t * (p * (1 - p) + t / 4))
     return np.asarray(np.stack([middle - half, middle + half]).clip(0, 1 + t) / (1 + t))
 
@@ -101,7 +115,7 @@ def worst_difference_interval(
     drawn_both = [ratio(each, drawn_n) for each in counts]
     value = both[0].min() - both[1].min()
     spread = np.nanvar(drawn_both[0].min(axis=1) - drawn_both[1].min(axis=1))
-    reach = stdtrit(units - 1, 1 - _TAIL) * np.sqrt(_of_units(spread, units))
+    reach = t_quantile(_TAIL, units - 1) * np.sqrt(_of_units(spread, units))
     lost, lost_by_other = (_lost(*each) for each in zip(both, drawn_both, strict=True))
     return max(-1.0, float(value - reach - lost_by_other)), min(1.0, float(value + reach + lost))
 
@@ -129,7 +143,7 @@ def difference_interval(value: float, draws: FloatArray, units: float) -> tuple[
     """Return the interval of a difference of two AUROCs, by Student's t, from paired draws of units (R,)."""
     if np.isnan(draws).all() or units < LEAST_UNITS_OF_INTERVAL:
         return _NOTHING
-    half = float(stdtrit(units - 1, 1 - _TAIL) * np.sqrt(_of_units(np.nanvar(draws), units)))
+    half = float(t_quantile(_TAIL, units - 1) * np.sqrt(_of_units(np.nanvar(draws), units)))
     return max(-1.0, value - half), min(1.0, value + half)
 
 
@@ -147,7 +161,7 @@ def mann_whitney_interval(
         return _NOTHING
     of_shape = (1 - _SHARES) / (2 - _SHARES) + _SHARES / (1 + _SHARES)  # the variance of exponential scores
     variance = _SHARES * (1 - _SHARES) * (pairs.sum() + (pairs * (m + n) / 2).sum() * of_shape) / pairs.sum() ** 2
-    inside = _SHARES[np.abs(value - _SHARES) <= ndtri(1 - _TAIL) * np.sqrt(variance) + 1e-9]
+    inside = _SHARES[np.abs(value - _SHARES) <= _NORMAL * np.sqrt(variance) + 1e-9]
     return float(inside.min(initial=value)), float(inside.max(initial=value))
 
 
@@ -158,7 +172,7 @@ def over_repetitions(values: FloatArray, ends: FloatArray) -> tuple[float, float
     repetition tells no spread: its ends are those over units alone.
     """
     count, mean = len(values), float(values.mean())
-    spread = stdtrit(count - 1, 1 - _TAIL) * float(values.std(ddof=1)) / np.sqrt(count) if count > 1 else 0.0
+    spread = t_quantile(_TAIL, count - 1) * float(values.std(ddof=1)) / np.sqrt(count) if count > 1 else 0.0
     below, above = np.hypot(np.abs(ends.mean(axis=0) - mean), spread)
     return mean, mean - float(below), mean + float(above)
 
@@ -166,7 +180,7 @@ def over_repetitions(values: FloatArray, ends: FloatArray) -> tuple[float, float
 def p_of_interval(value: float, low: float, high: float) -> float:
     """Return the two-sided p of a difference of 0: that of a normal with this 95 % interval; NaN without one."""
     reach = value - low if value > 0 else high - value
-    return float(2 * ndtr(ndtri(_TAIL) * abs(value) / reach)) if reach > 0 else float("nan")
+    return 2 * NormalDist().cdf(-_NORMAL * abs(value) / reach) if reach > 0 else float("nan")
 
 
 def _of_units(squares: Any, units: Any) -> Any:

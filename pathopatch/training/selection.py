@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pathopatch import metrics
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.debias import gerne
+from pathopatch.metrics.bootstrap import patient_counts
 from pathopatch.metrics.equal_area import auroc_at_equal_area
 from pathopatch.metrics.intervals import share_interval, worst_interval
 from pathopatch.models.forward import append_mask
@@ -335,10 +336,7 @@ def accuracies_with_intervals(
     ``wga`` and ``gba``, each with ``_low`` and ``_high``, see `worst_interval`. All arrays are (N,).
     """
     present, column = np.unique(group, return_inverse=True)
-    patients, row = np.unique(patient, return_inverse=True)
-    cell, shape = row * len(present) + column, (len(patients), len(present))
-    n = np.bincount(cell, minlength=len(patients) * len(present)).reshape(shape)  # (P, G)
-    hits = np.bincount(cell[is_right], minlength=len(patients) * len(present)).reshape(shape)
+    hits, n = patient_counts(is_right, column, patient, n_groups=len(present))
     accuracy = hits.sum(axis=0) / n.sum(axis=0)  # (G,)
     measures = {"wga": float(accuracy.min()), "gba": float(accuracy.mean())}
     for name, ends in (("wga", worst_interval(hits, n)), ("gba", share_interval(hits, n))):

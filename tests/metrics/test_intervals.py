@@ -16,9 +16,16 @@ from pathopatch.metrics.intervals import (
     rank_interval,
     score_interval,
     share_interval,
+    t_quantile,
     worst_difference_interval,
     worst_interval,
 )
+
+
+@pytest.mark.parametrize("df", [1, 2, 3, 5.5, 12, 300, 9e4, 1e6])
+@pytest.mark.parametrize("tail", [0.025, 0.025 / 4])
+def test_quantiles_of_students_t_are_scipys(tail: float, df: float) -> None:
+    assert t_quantile(tail, df) == pytest.approx(t.isf(tail, df), rel=1e-5)
 
 
 def test_with_many_units_a_score_interval_is_wilsons() -> None:
