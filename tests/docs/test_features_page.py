@@ -22,7 +22,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "features.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(sh|text)\n(.*?)```", PAGE, flags=re.DOTALL)
 FILES = re.findall(r"`((?:work|out)/[^`]*)`", PAGE)
-SIDE_PX, WIDTH, HEIGHT, SLIDES = 64, 8, 5, 12  # px of a patch, patches of a slide
+SIDE_PX, WIDTH, HEIGHT, SLIDES = 64, 8, 5, 36  # px of a patch, patches of a slide
 
 
 def draw_slide(folder: Path, slide_id: str, tissue: np.ndarray) -> None:
