@@ -25,7 +25,6 @@ LEAST_SEEDS = 3
 LEAST_EQUAL_AREA_GAIN = -0.02
 """Errors are more even, and tumour is told as before, only where the gain in AUROC at equal area has an interval above
 this: else the model may have lost what its worst group gained."""
-
 MOST_UNITS = 500
 """Units of a bootstrap of pairs; more are merged, since the table of their pairs grows as the square."""
 

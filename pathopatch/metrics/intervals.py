@@ -58,9 +58,8 @@ def score_interval(value: ArrayLike, variance: ArrayLike, units: ArrayLike, *, t
     """
     p, v, k = np.broadcast_arrays(*(np.asarray(each, np.float64) for each in (value, variance, units)))
     k = np.where(k >= LEAST_UNITS_OF_INTERVAL, k, np.nan)
-    samples = np.where(v > 0, ratio(p * (1 - p), v), k)
-    # A share of 0 or 1 varies by rounding alone.
-    samples = np.where(samples > 0, samples, k)
+    samples = ratio(p * (1 - p), v)
+    samples = np.where(samples > 0, samples, k)  # a share of 0 or 1 varies by rounding alone
     t = np.reshape([t_quantile(tail, df) for df in np.ravel(k - 1)], k.shape) ** 2 / samples
     middle, half = p + t / 2, np.sqrt(t * (p * (1 - p) + t / 4))
     return np.asarray(np.stack([middle - half, middle + half]).clip(0, 1 + t) / (1 + t))
