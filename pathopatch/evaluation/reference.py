@@ -243,9 +243,9 @@ def measured_text(row: Mapping[Any, Any], by: GroupingAttribute) -> str:
     text += f" over {row['gain_seeds']:.0f} seeds" if row["gain_seeds"] > 1 else ""
     if pd.notna(row["gain_equal_area"]):
         is_unclear = verdict == "no difference" and row["gain_wga_low"] > 0
-        ends = (f"{row[f'gain_equal_area{end}']:+.3f}" for end in ("", "_low", "_high"))
-        text += f", {'but a loss at equal area is not excluded,' if is_unclear else 'at equal area'} "
-        text += "{} ({} to {})".format(*ends)
+        value, *ends = (row[f"gain_equal_area{end}"] for end in ("", "_low", "_high"))
+        text += f", {'but a loss at equal area is not excluded,' if is_unclear else 'at equal area'} {value:+.3f}"
+        text += "" if np.isnan(ends[0]) else f" ({ends[0]:+.3f} to {ends[1]:+.3f})"
     elif tells_area(row["equal_area_floor"]):
         text += ", and at equal area it cannot be told apart from area here"
     for name, words, scale, unit in (("auroc", "AUROC", 1, ""), ("average", "average accuracy", 100, " points")):

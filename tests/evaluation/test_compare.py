@@ -213,6 +213,7 @@ def test_an_outcome_follows_from_wga_and_equal_area_together(
     row = claimed(ends, gain_equal_area=equal_area)
     assert gain_verdict(row) == verdict
     assert gain_text(row, BY).startswith(f"against erm, {words}")
+    assert "nan" not in gain_text(row, BY)
     few = row | {"gain_seeds": 2}
     assert gain_verdict(few) == "few seeds"
     assert gain_text(few, BY).startswith("against erm, without a claim, only 2 seeds of both: the worst group rose by")
