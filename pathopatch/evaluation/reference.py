@@ -216,7 +216,7 @@ def gain_text(row: Mapping[Any, Any], by: GroupingAttribute) -> str:
     """Return a sentence on what a row shows against its reference; "" for one without a reference.
 
     For instance ``against erm, better: the worst group rose by 13.9 points (95 % interval +2.0 to +30.1), at equal area
-    0.640, was 0.630``. `by` names labels and groups.
+    +0.010 (+0.002 to +0.018)``. `by` names labels and groups.
     """
     if row["reference"] in ("", row["run"]):
         return ""

@@ -144,7 +144,7 @@ def _numbers(work: Path, runs: pd.DataFrame, by: GroupingAttribute) -> dict[str,
         sides = {"sensitivity": right[label == 1].mean(), "specificity": right[label == 0].mean()}
         measures.append({**{name: run[name] for name in _PLAIN}, **sides, "answered": answers(grouped).mean()})
     row, wga = runs.iloc[0].to_dict(), runs["wga"].to_numpy(np.float64)  # sizes are those of every seed
-    few = next((f"{reason} in {place}" for place, reason in too_few_of(row).items() if place != "seeds"), "")
+    few = next((f"{reason} in {place}" for place, reason in too_few_of(row).items()), "")
     measured: dict[str, float] = {}
     if tells_area(row["equal_area_floor"]):  # a value that may be area is not shown
         runs = runs.assign(equal_area=np.nan)

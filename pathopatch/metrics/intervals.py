@@ -1,6 +1,6 @@
 """95 % intervals that hold for few patients: of shares, of the worst of several, of AUROCs, and of their differences.
 
-Percentiles of bootstrap draws do not hold: with 6 to 30 patients those of the worst of four groups cover 0.60 to 0.95,
+Percentiles of bootstrap draws do not hold: with 6 to 30 patients those of the worst of four groups cover 0.27 to 0.96,
 since the lowest of four noisy shares is too low. The coverage of these is measured by ``pipelines/intervals``.
 A *unit* is what is independent: a patient, or a block. Numbers of units are effective ones, see `effective_number`.
 
