@@ -303,7 +303,7 @@ def methods_text(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> 
     sentences += _search(every)
     if every:
         sentences.append(_rule(every, str(table["split"].iloc[0])))
-    pairs = table[["equal_area_caliper", "equal_area_floor"]].iloc[0].tolist()
+    pairs = table[["equal_area_caliper", "equal_area_floor"]].mean().tolist()  # over repetitions, as in the table
     seeds = ", Student's t over seeds" if table["seed"].nunique() > 1 else ""
     if seeds and every and all(ASSIGNMENT in each for each in every):
         seeds += f": repetitions are other assignments of {unit_noun(groups)}s to folds, of which the first is above"

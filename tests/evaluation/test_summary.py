@@ -278,8 +278,9 @@ def test_the_methods_paragraph_has_the_numbers_of_the_records_alone(
         trained_study(work, kind, tmp_path / "weights.safetensors")
     runs = sorted({path.parent.name for path in work.glob("**/run.json")})
     table = pd.DataFrame({"run": runs, "variant": "", "attribute": "0.25", "split": "test", "seed": 0, "rerun_of": ""})
-    table = table.assign(equal_area_caliper=1.0, equal_area_floor=0.5)
-    text = summary.methods_text(work, table, config=EvaluateConfig()).split(" AUROC at equal area:")[0]
+    table = table.assign(equal_area_caliper=1.0, equal_area_floor=np.linspace(0.5, 0.54, len(runs)))
+    text, pairs = summary.methods_text(work, table, config=EvaluateConfig()).split(" AUROC at equal area:")
+    assert f"the fraction itself reaches {0.52 if len(runs) > 1 else 0.5:.3f}" in pairs
     rest = re.sub(r"hash \w+|L2", "", text)
     for part in stated(work):
         assert part in text

@@ -163,7 +163,7 @@ def _of_images(table: pd.DataFrame, groups: pd.DataFrame | None) -> dict[str, fl
     if groups is None:
         return {"images": np.nan, "images_pooled": np.nan}
     predictions = table.rename(columns={"z": "logit", "tissue": "tissue_fraction"})
-    scores = score_slides(predictions, groups, of="slide", decision_threshold=0.0, resamples=0)["auroc"]
+    scores = score_slides(predictions, groups, of="slide", decision_threshold=0.0)["auroc"]
     return {
         name: np.nan if scores[end] is None else scores[end]
         for name, end in (("images", "value"), ("images_pooled", "pooled"))
