@@ -22,7 +22,8 @@ from pathopatch.report.results import preferred, rows_at, validation_groups
 
 _MEASURES = (
     "run", "title", "is_default", "wga", "wga_low", "wga_high", "wga_at_zero", "average", "auroc", "equal_area",
-    "equal_area_low", "equal_area_high", "equal_area_caliper", "equal_area_floor",
+    "equal_area_low", "equal_area_high", "equal_area_caliper", "equal_area_floor", "reference", "gain_wga",
+    "gain_wga_low", "gain_wga_high",
 )  # fmt: skip
 
 
@@ -96,22 +97,21 @@ def _model(row: Mapping[Any, Any], names: tuple[str, ...]) -> dict[str, Any]:
     worst = None if pd.isna(row["wga"]) else min(range(len(accuracy)), key=lambda group: accuracy[group])
     return {
         **{name: row[name] for name in _MEASURES},
-        "worst": None
+        "worst": worst
         if worst is None
         else {"name": names[worst], "n": row[f"n_{worst}"], "patients": row[f"patients_{worst}"]},
     }
 
 
 def _worst_group_row(card: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model's worst group at one threshold as a row, with its gain where it is the preferred one."""
-    best = card["best"]
-    has_gain = best and model["run"] == best["run"] and best["reference"] not in ("", best["run"])
+    """Return a model's worst group at one threshold as a row, with its gain where it has a reference."""
+    has_gain = model["reference"] not in ("", model["run"])
     return {
         **model,
         **{name: card[name] for name in ("by", "n", "patients", "n_smallest", "patients_smallest")},
         "model": f"{model['title']}: {model['run']}{', the default' if model['is_default'] else ''}",
         "worst": model["worst"] and model["worst"]["name"],
-        **{f"gain_wga{end}": best[f"gain_wga{end}"] if has_gain else None for end in ("", "_low", "_high")},
+        **{f"gain_wga{end}": model[f"gain_wga{end}"] if has_gain else None for end in ("", "_low", "_high")},
     }
 
 

@@ -101,6 +101,14 @@ def test_pictures_and_text_are_of_the_same_models_with_the_default(best: str, de
     assert len(shown) == 4
 
 
+def test_every_row_of_the_first_page_has_its_gain_where_it_has_a_reference() -> None:
+    card = answer._card(runs((0.3, 0.1, 0.5)), TissueThreshold(0.25))
+    plain, other = (answer._worst_group_row(card, model) for model in card["models"])
+    assert (plain["gain_wga"], other["gain_wga"]) == (None, 0.3)
+    another = {**card["models"][1], "run": "auto", "gain_wga": 0.2}  # such as the default
+    assert answer._worst_group_row(card, another)["gain_wga"] == 0.2
+
+
 @pytest.mark.usefixtures("page")
 def test_a_number_of_too_few_is_no_headline(work: Path) -> None:
     source = (work / "report" / "index.html").read_text()
