@@ -307,10 +307,10 @@ def methods_text(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> 
     seeds = ", Student's t over seeds" if table["seed"].nunique() > 1 else ""
     if seeds and every and all(ASSIGNMENT in each for each in every):
         seeds += f": repetitions are other assignments of {unit_noun(groups)}s to folds, of which the first is above"
+    of_ranks = f"with the spread of AUROCs from {config.bootstrap:,} draws" if config.bootstrap else "none of AUROCs"
     sentences += [
         f"AUROC at equal area:{' within a fold,' * (folds > 1)} among {compared_text(*pairs)}.",
-        f"Intervals are 95 %, over {unit_noun(groups)}s: score intervals, with the spread of AUROCs from "
-        f"{config.bootstrap:,} draws{seeds}.",
+        f"Intervals are 95 %, over {unit_noun(groups)}s: score intervals, {of_ranks}{seeds}.",
         f"Differences take at least {LEAST_SEEDS} seeds. {OUTCOMES}",
     ]
     return " ".join([*sentences, software_text()])
