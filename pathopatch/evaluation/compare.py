@@ -260,7 +260,7 @@ def rows_of(numbers: Mapping[str, Any], split: str, about: Mapping[str, Any]) ->
 def _equal_area_text(table: pd.DataFrame, labels: tuple[str, ...]) -> str:
     """Return what AUROC at equal area compares and rests on, and which patches are in no number."""
     rows = table.sort_values("equal_area_partnered").to_dict("records")
-    text = f"At equal area: AUROC among {compared_text(rows[0]['equal_area_caliper'], rows[0]['equal_area_floor'])}."
+    text = f"At equal area: AUROC among {compared_text(*table[['equal_area_caliper', 'equal_area_floor']].mean())}."
     if rows[0]["equal_area_partnered"] < LEAST_PARTNERED:
         text += f" Only {rows[0]['equal_area_partnered']:.0%} of {labels[1]} patches have such a partner."
     left_out = [int(table[f"left_out_{y}"].max()) for y in (0, 1)]

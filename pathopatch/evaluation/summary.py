@@ -77,8 +77,7 @@ class Summary:
     `pairs` has every two rows: attribute, name, less (the other row), seeds that both have, wga and equal_area (the
     differences) with their ends; p of WGA; outcome of the row with the higher WGA, see `outcome_of`; is_shown: whether
     it is one; too_few: why nothing is claimed; and holds_by_holm: whether it is shown by Holm's correction for all
-    pairs of the attribute too.
-    `methods` is a paragraph on what was run.
+    pairs of the attribute too. `methods` is a paragraph on what was run.
     """
 
     rows: pd.DataFrame
@@ -226,7 +225,7 @@ def _markdown(rows: pd.DataFrame, pairs: pd.DataFrame) -> str:
             shown = f" ({pair['too_few'] or 'no difference is shown'})"
         lines.append(
             f"| {pair['attribute']} | {pair['name']} | {pair['less']} | {pair['seeds']} | {value:+.1f} "
-            f"| {low:+.1f} to {high:+.1f}{shown} | {_at_equal_area(pair, '+.3f')} |"
+            f"| {'-' if np.isnan(low) else f'{low:+.1f} to {high:+.1f}'}{shown} | {_at_equal_area(pair, '+.3f')} |"
         )
     return "\n".join([*lines, ""])
 
@@ -310,8 +309,8 @@ def methods_text(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> 
     of_ranks = f"with the spread of AUROCs from {config.bootstrap:,} draws" if config.bootstrap else "none of AUROCs"
     sentences += [
         f"AUROC at equal area:{' within a fold,' * (folds > 1)} among {compared_text(*pairs)}.",
-        f"Intervals are 95 %, over {unit_noun(groups)}s: score intervals, {of_ranks}{seeds}.",
-        f"Differences take at least {LEAST_SEEDS} seeds. {OUTCOMES}",
+        f"Intervals are 95 %, over {unit_noun(groups)}s: score intervals, {of_ranks}{seeds}. "
+        f"Those of differences, by Student's t and the draws, take at least {LEAST_SEEDS} seeds. {OUTCOMES}",
     ]
     return " ".join([*sentences, software_text()])
 
@@ -341,8 +340,8 @@ def _data(groups: pd.DataFrame) -> str:
         return f"{text} were split by {noun} (hash {mark}): {', '.join(parts)}."
     return (
         f"{text} were divided by {noun} into {len(parts)} folds (hash {mark}): {', '.join(parts)}. Each fold tests "
-        "once, the next one validates and the others train; the test answers of all folds are judged together, each "
-        "less the decision threshold of its network."
+        "once, the next one is for validation and the others for training; the test answers of all folds are judged "
+        "together, each less the decision threshold of its network."
     )
 
 
@@ -366,11 +365,11 @@ def _training(settings: Sequence[Mapping[str, Any]], folds: int) -> list[str]:
     searched = any(each.get("search") for each in settings)
     parts = []
     if frozen:
-        turns = f", by {values('inner_folds', frozen)} inner folds of training and validation" if folds > 1 else ""
+        turns = f", by {values('inner_folds', frozen)} inner folds of training and validation, solved on both"
         is_fixed = all(each.get("select") == "last" for each in frozen)
-        penalty = values("weight_decay", frozen) if is_fixed else f"chosen on validation{turns}"
+        penalty = values("weight_decay", frozen) if is_fixed else f"chosen on validation{turns * (folds > 1)}"
         parts.append(
-            f"linear heads on frozen networks ({values('architecture', frozen)}, patches of "
+            f"linear heads on frozen networks ({values('architecture', frozen)}, patches at "
             f"{values('input_px', frozen)} px) were solved exactly, their L2 penalty {penalty}"
         )
     if solved:
@@ -380,7 +379,7 @@ def _training(settings: Sequence[Mapping[str, Any]], folds: int) -> list[str]:
         rates = f", learning rate {values('learning_rate', learnt)}, weight decay {values('weight_decay', learnt)}"
         averaged = ", the weights averaged over steps" if any(each.get("average_weights") for each in learnt) else ""
         parts.append(
-            f"networks ({values('architecture', learnt)}, patches of {values('input_px', learnt)} px) learnt for "
+            f"networks ({values('architecture', learnt)}, patches at {values('input_px', learnt)} px) learnt for "
             f"{values('steps', learnt)} steps, {values('batch_per_class', learnt)} patches of each class a step, by "
             f"{values('optimizer', learnt)}{'' if searched else rates}{averaged}"
         )
@@ -469,8 +468,9 @@ def _search(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 def _rule(settings: Sequence[Mapping[str, Any]], split: str) -> str:
     selecting = [each for each in settings if each.get("search") or each["select"] != "last"]
     evaluations = dict.fromkeys(str(each["evaluations"]) for each in selecting if each["evaluations"] > 1)
+    s = ", and of each s of gerne," * any(each.get("frozen") and each["method"] == "gerne" for each in selecting)
     compared = ["trials"] * any(each.get("search") for each in selecting)
-    compared += ["the heads of each penalty"] * any(each.get("frozen") for each in selecting)
+    compared += [f"the heads of each penalty{s}"] * any(each.get("frozen") for each in selecting)
     compared += [f"{' or '.join(evaluations)} checkpoints of each network"] * bool(evaluations)
     select = dict.fromkeys(each["tune.objective"] if each.get("search") else each["select"] for each in selecting)
     by = " or ".join(_SELECTED[str(name)] for name in select)
@@ -496,7 +496,7 @@ def software_text() -> str:
     """Return the package with its commit where it is a clone's, and what it rests on, with versions."""
     names = [f"{name} {version(name)}" for name in _PACKAGES if _has(name)]
     python = ".".join(map(str, sys.version_info[:3]))
-    return f"Software: pathopatch {__version__}{_commit()}, {', '.join(names)}, Python {python}."
+    return f"Evaluated with pathopatch {__version__}{_commit()}, {', '.join(names)}, Python {python}."
 
 
 def _has(name: str) -> bool:

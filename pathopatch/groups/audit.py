@@ -174,7 +174,7 @@ def verdict_text(audit: Mapping[str, Any]) -> str:
     verdict = audit["verdict"]
     result = shortcut_results(audit)[verdict["by"]]
     is_own, (other, tumor) = "attribute_only" in audit, audit.get("label_names", LABEL_NAMES)
-    where = "all labelled patches" if verdict["by"] == "all" else "the training patches"
+    where = "all labelled patches with a group" if verdict["by"] == "all" else "the training patches"
     effect = verdict["least_effect"]
     if result["auroc"] is None:
         return "NOT KNOWN. There is one label only, so that nothing can give it away."

@@ -31,6 +31,7 @@ Counts = NDArray[np.int64] | FloatArray
 LEAST_UNITS_OF_INTERVAL = 4
 """Effective number of units, of each group for the worst one, below which there is no interval. At three an AUROC's
 covers 0.79, and that of the worst group nearly the whole scale."""
+_LEAST = LEAST_UNITS_OF_INTERVAL - 0.05  # four patients whose patches differ by a few count as four
 NO_INTERVAL = f"for fewer than {LEAST_UNITS_OF_INTERVAL} {{unit}}s in a group, or in all, or 2 of a label"
 _TAIL = 0.025
 _NORMAL = NormalDist().inv_cdf(1 - _TAIL)
@@ -57,7 +58,7 @@ def score_interval(value: ArrayLike, variance: ArrayLike, units: ArrayLike, *, t
     `LEAST_UNITS_OF_INTERVAL` units NaN. `tail` is what is left out at either end.
     """
     p, v, k = np.broadcast_arrays(*(np.asarray(each, np.float64) for each in (value, variance, units)))
-    k = np.where(k >= LEAST_UNITS_OF_INTERVAL, k, np.nan)
+    k = np.where(k >= _LEAST, k, np.nan)
     samples = ratio(p * (1 - p), v)
     samples = np.where(samples > 0, samples, k)  # a share of 0 or 1 varies by rounding alone
     t = np.reshape([t_quantile(tail, df) for df in np.ravel(k - 1)], k.shape) ** 2 / samples
@@ -106,7 +107,7 @@ def worst_difference_interval(
     has one bad group, and the other four equal ones.
     """
     units = effective_number(n.sum(axis=1))
-    if resamples == 0 or not (effective_number(n) >= LEAST_UNITS_OF_INTERVAL).all():
+    if resamples == 0 or not (effective_number(n) >= _LEAST).all():
         return _NOTHING
     drawn = resampled(np.concatenate([hits, others, n], axis=1).astype(np.float64), resamples=resamples, seed=seed)
     *counts, drawn_n = np.split(drawn, 3, axis=1)
@@ -140,7 +141,7 @@ def rank_interval(value: float, draws: FloatArray, unit: ArrayLike, label: Array
 
 def difference_interval(value: float, draws: FloatArray, units: float) -> tuple[float, float]:
     """Return the interval of a difference of two AUROCs, by Student's t, from paired draws of units (R,)."""
-    if np.isnan(draws).all() or units < LEAST_UNITS_OF_INTERVAL:
+    if np.isnan(draws).all() or units < _LEAST:
         return _NOTHING
     half = float(t_quantile(_TAIL, units - 1) * np.sqrt(_of_units(np.nanvar(draws), units)))
     return max(-1.0, value - half), min(1.0, value + half)
@@ -156,7 +157,7 @@ def mann_whitney_interval(
     """
     m, n = np.asarray(positive, np.float64), np.asarray(negative, np.float64)
     pairs = m * n
-    if np.isnan(value) or min(m.sum(), n.sum()) < 2 or units < LEAST_UNITS_OF_INTERVAL:
+    if np.isnan(value) or min(m.sum(), n.sum()) < 2 or units < _LEAST:
         return _NOTHING
     of_shape = (1 - _SHARES) / (2 - _SHARES) + _SHARES / (1 + _SHARES)  # the variance of exponential scores
     variance = _SHARES * (1 - _SHARES) * (pairs.sum() + (pairs * (m + n) / 2).sum() * of_shape) / pairs.sum() ** 2

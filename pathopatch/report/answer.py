@@ -95,12 +95,10 @@ def _model(row: Mapping[Any, Any], names: tuple[str, ...]) -> dict[str, Any]:
     """Return a run's worst-group accuracy, and which group it is; of equal ones the first."""
     accuracy = [row[f"accuracy_{group}"] for group in range(n_groups_of(row))]
     worst = None if pd.isna(row["wga"]) else min(range(len(accuracy)), key=lambda group: accuracy[group])
-    return {
-        **{name: row[name] for name in _MEASURES},
-        "worst": worst
-        if worst is None
-        else {"name": names[worst], "n": row[f"n_{worst}"], "patients": row[f"patients_{worst}"]},
-    }
+    group = (
+        None if worst is None else {"name": names[worst], "n": row[f"n_{worst}"], "patients": row[f"patients_{worst}"]}
+    )
+    return {**{name: row[name] for name in _MEASURES}, "worst": group}
 
 
 def _worst_group_row(card: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +106,7 @@ def _worst_group_row(card: Mapping[str, Any], model: Mapping[str, Any]) -> dict[
     has_gain = model["reference"] not in ("", model["run"])
     return {
         **model,
-        **{name: card[name] for name in ("by", "n", "patients", "n_smallest", "patients_smallest")},
+        **{name: card[name] for name in card if name in ("by", "n", "patients") or name.endswith("_smallest")},
         "model": f"{model['title']}: {model['run']}{', the default' if model['is_default'] else ''}",
         "worst": model["worst"] and model["worst"]["name"],
         **{f"gain_wga{end}": model[f"gain_wga{end}"] if has_gain else None for end in ("", "_low", "_high")},

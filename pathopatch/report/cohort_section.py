@@ -45,7 +45,8 @@ def slide_problems(study: Study) -> list[dict[str, Any]]:
         {"slide_id": row["slide_id"], "reason": "; ".join(row["warnings"])} for row in slides if row["warnings"]
     ]
     problems.append({"kind": "warnings", "slides": doubtful})
-    return [{**problem, "n_slides": len(slides)} for problem in problems if problem["slides"]]
+    of_all = {"n_slides": len(slides), "noun": "slides" if all(row["patient_id"] for row in slides) else "patch sets"}
+    return [problem | of_all for problem in problems if problem["slides"]]
 
 
 def group_key(attribute: GroupingAttribute) -> list[dict[str, str]]:

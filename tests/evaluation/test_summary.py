@@ -125,10 +125,10 @@ def test_the_methods_paragraph_tells_solved_heads_from_networks_that_learnt() ->
     frozen = {"frozen": True, "architecture": "lite", "input_px": 128, "inner_folds": 5, "steps": 1, "seed": 0}
     (text,) = summary._training([learnt, frozen], 2)
     assert text == (
-        "Linear heads on frozen networks (lite, patches of 128 px) were solved exactly, their L2 penalty chosen on "
-        "validation, by 5 inner folds of training and validation; networks (small, patches of 8 px) learnt for 9 "
-        "steps, 4 patches of each class a step, by sgd, learning rate 0.1, weight decay 0.2; 2 runs in each of 2 "
-        "folds, 4 networks, seeds: 0."
+        "Linear heads on frozen networks (lite, patches at 128 px) were solved exactly, their L2 penalty chosen on "
+        "validation, by 5 inner folds of training and validation, solved on both; networks (small, patches at 8 px) "
+        "learnt for 9 steps, 4 patches of each class a step, by sgd, learning rate 0.1, weight decay 0.2; 2 runs in "
+        "each of 2 folds, 4 networks, seeds: 0."
     )
     (of_features,) = summary._training([{"architecture": "linear", "steps": 1, "weight_decay": 0.3, "seed": 1}], 0)
     assert of_features == "Linear heads on features were solved exactly with an L2 penalty of 0.3; 1 run, seeds: 1."
@@ -213,10 +213,11 @@ def stated(work: Path) -> Iterator[str]:
     trained = {run: (own := each[0]["stamp"]["settings"]).get("train", own) for run, each in records.items()}
     for run, own in records.items():
         train, tune = trained[run], own[0]["stamp"]["settings"].get("tune")
-        seen = f"({train['architecture']}, patches of {train['input_px']} px)"
+        seen = f"({train['architecture']}, patches at {train['input_px']} px)"
         if train["frozen"]:
             yield f"inear heads on frozen networks {seen} were solved exactly, their L2 penalty chosen on validation"
-            yield "he heads of each penalty"
+            is_gerne = any(each["method"] == "gerne" for each in trained.values())
+            yield "he heads of each penalty" + ", and of each s of gerne," * is_gerne
         else:
             rates = f", learning rate {train['learning_rate']}, weight decay {train['weight_decay']}"
             yield (
@@ -251,7 +252,7 @@ def stated(work: Path) -> Iterator[str]:
     seeds = dict.fromkeys(str(train["seed"]) for train in trained.values())
     yield f"{pluralize(len(records), 'run')}{networks}, seeds: {', '.join(seeds)}."
     if folds:
-        yield f"by {next(iter(trained.values()))['inner_folds']} inner folds of training and validation"
+        yield f"by {next(iter(trained.values()))['inner_folds']} inner folds of training and validation, solved on both"
         yield f"into {folds} folds"
     yield {"wga": "by worst-group accuracy on validation"}[next(iter(trained.values()))["select"]]
     for is_tuned in {record["validation"]["is_threshold_tuned"] for own in records.values() for record in own}:

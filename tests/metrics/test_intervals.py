@@ -51,6 +51,8 @@ def test_three_patients_have_no_interval() -> None:
     assert np.isnan(
         [*share_interval(n - 5, n), *worst_interval(n - 5, n), *worst_difference_interval(n - 5, n, n)]
     ).all()
+    uneven = np.array([[126], [126], [128], [126]])  # effectively 3.9998 patients
+    assert not np.isnan(share_interval(uneven // 2, uneven)).any()
 
 
 def test_the_interval_of_the_worst_group_is_that_of_the_one_bad_group() -> None:

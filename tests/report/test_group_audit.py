@@ -33,7 +33,9 @@ def test_the_object_says_what_the_numbers_say(groups: pd.DataFrame, audited: Gro
     assert audited.numbers == audit(groups, [0.25, 0.5], resamples=50)
     assert str(audited) == format_audit(audited.numbers)
     assert audited.numbers["verdict"]["is_flagged"]
-    assert audited.verdict.startswith("SHORTCUT. In all labelled patches the tissue fraction alone tells the label")
+    assert audited.verdict.startswith(
+        "SHORTCUT. In all labelled patches with a group the tissue fraction alone tells the label"
+    )
     assert repr(audited) == f"<GroupAudit: {audited.verdict}>"
     assert audited.tables()["cells"]["n"].sum() == 2 * 400  # both thresholds
 
