@@ -136,14 +136,10 @@ def test_settings_need_no_manifest_and_may_stand_alone(tmp_path: Path, text: str
     [
         ('[train]\nmethod = "erm"\n', r"none of the tables that this command reads: \[tile\] .*under \[tile\]"),
         ("", r"none of the tables"),
-        ('[tissue]\nmethod = "otsu"\n', r"tissue is gone; use \[tile.tissue\]"),
         ("[tile]\npatch = 4\n", r"\[tile\] patch: unknown key, did you mean patch_px\?"),
         ("[tissues]\npatch = 4\n", r"tissues: unknown key Remedy|tissues: unknown key \["),
         ("[tile.tissue]\nmetod = 'otsu'\n", r"\[tile.tissue\] metod: unknown key, did you mean method\?"),
         ("[Tile]\npatch_px = 64\n", r"Tile: unknown key, did you mean tile\?"),
-        ("[predict.flags]\nspread = 0.2\n", r"\[predict\] flags is gone; use other limits"),
-        ("[flags]\nspread = 0.2\n", r"flags is gone; use other limits"),
-        ("[ready]\nfit = 'crop'\n", r"\[ready\] fit is gone; use images stretched"),
         ('manifest = "m.csv"\n[tile]\npatch_px = 64\n', r"work: Field required"),  # a study is checked as one
     ],
 )

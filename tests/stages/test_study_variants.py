@@ -1,7 +1,5 @@
 """Rows of a study by name: any settings of ``[train]`` in each."""
 
-import re
-
 import pytest
 
 from pathopatch.core.config import StudyConfig, parse
@@ -64,23 +62,6 @@ def test_they_stand_beside_methods_where_those_are_given():
 def test_a_row_changes_single_settings_of_a_methods_table():
     study = _study(train={"gerne": {"c": 1.0}}, runs=[{"name": "a", "method": "gerne", "gerne": {"beta": 0.25}}])
     assert study_runs(study)[0].gerne.model_dump() == {"c": 1.0, "beta": 0.25}
-
-
-@pytest.mark.parametrize(
-    ("name", "place"),
-    [
-        ("beta", "[train.gerne] beta"),
-        ("groupdro_eta", "[train.groupdro] eta"),
-        ("intervene", "[train.composing] share"),
-        ("crop_px", "[train.interior] crop_px"),
-        ("t", "[train] hard_share"),
-        ("checkpoint_every", "[train] evaluations"),
-    ],
-)
-def test_a_setting_of_earlier_versions_is_refused_with_its_place(name, place):
-    for given in ({"train": {name: 0.5}}, {"runs": [{"name": "a", name: 0.5}]}):
-        with pytest.raises(InputUnsupportedError, match=re.escape(f"{name} is gone; use {place}")):
-            _study(**given)
 
 
 @pytest.mark.parametrize(

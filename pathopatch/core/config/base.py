@@ -36,27 +36,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 """More than any processor has; the operating system refuses a million, and ends the process."""
 T = TypeVar("T", bound="Config")
-_GONE = {
-    "c": "[train.gerne] c",
-    "beta": "[train.gerne] beta",
-    "groupdro_eta": "[train.groupdro] eta",
-    "intervene": "[train.composing] share",
-    "intervene_growth": "[train.composing] growth",
-    "crop_px": "[train.interior] crop_px",
-    "t": "[train] hard_share",
-    "caliper": "[train] method_args",
-    "dcor_weight": "[train] method_args",
-    "checkpoint_every": "[train] evaluations: each writes a checkpoint",
-    "tissue": "[tile.tissue]",
-    "intensity": "[tile.intensity]",
-    "registration": "[tile.registration]",
-    "flags": "other limits on the columns of predictions/*.parquet",
-    "batch": "no other: it follows from the size of the patches",
-    "fit": "images stretched beforehand: their middle square is taken",
-    "strict": "pathopatch check MANIFEST, which refuses missing files",
-    "totals": "cohort.csv, which each run writes at its end",
-}
-"""Settings of earlier versions, and what to use."""
 _REMEDIES = {"missing": "add what is missing", "extra_forbidden": "correct or remove the keys"}
 """By pydantic's type of an error."""
 
@@ -177,8 +156,6 @@ def _complaint(kind: type[Config], item: Mapping[str, Any]) -> str:
         allowed = re.findall("'(.*?)'", str(item.get("ctx", {}).get("expected", "")))
         message = "the path of a file is due" if item["type"] == "path_type" else item["msg"]
         return f"{key}: {message} (got {item.get('input')!r}{_did_you_mean(item.get('input'), allowed)})"
-    if last in _GONE:
-        return f"{key} is gone; use {_GONE[last]}"
     return f"{key}: unknown key{_did_you_mean(last, kind.model_fields)}"
 
 
