@@ -7,7 +7,7 @@ is kept is solved on all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,7 +34,7 @@ from pathopatch.training.crops import choose_crops, patches_with_crop
 from pathopatch.training.dataset import PatchMasks, PatchSet
 from pathopatch.training.group_checks import method_of, needs_groups
 from pathopatch.training.intervene import intervenes
-from pathopatch.training.result import TrainingResult
+from pathopatch.training.result import HeadAnswers, TrainingResult
 from pathopatch.training.search import search_space
 from pathopatch.training.selection import (
     DecisionThreshold,
@@ -51,6 +51,8 @@ PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 CHOICES = (("normalise", "erm"), ("normalise", "resample"), ("interior", "erm"))
 """Mask and method of the heads that ``choose`` compares; the last is taken where validation lacks a group."""
 _BATCH = 256
+_COMPARED = 8  # training patches of which a bundle must give the head's answers
+_ROUNDING = 1e-3  # of features: OpenVINO's differ by 5e-5 in logits, those of a network with other heads by 8e-3
 _LITE_MEAN, _LITE_STD = 127 / 255, 128 / 255  # EfficientNet-Lite: (value - 127) / 128
 FeatureReader = Callable[[PatchSet, "Backbone"], NDArray[np.float32]]
 """Features (N, D) of patches; what has been computed before is read."""
@@ -64,6 +66,7 @@ class Backbone:
 
     network: FrozenNetwork
     architecture: str
+    timm_args: Mapping[str, Any]
     mask: str  # as `[train] mask`
     crop_px: int | None
     mean: tuple[float, ...]  # per channel, in the scale of [0, 1]
@@ -112,7 +115,9 @@ class Backbone:
 
     def facts(self) -> dict[str, Any]:
         """Return what the features of a patch depend on beside the patch, as plain values."""
-        about = {"architecture": self.architecture, "mask": self.mask, "crop_px": self.crop_px}
+        # Arguments such as the number of heads change features, and no tensor's shape.
+        made_of = {"architecture": self.architecture, "timm_args": dict(self.timm_args)}
+        about: dict[str, Any] = {**made_of, "mask": self.mask, "crop_px": self.crop_px}
         about |= {"blank": True} if self.is_blank else {}
         return about | {"form": self.network.form.model_dump(), "mean": self.mean, "std": self.std}
 
@@ -160,7 +165,8 @@ def open_backbone(config: TrainConfig, channels: Sequence[str] | int, *, n_class
         mean, std = known.norm if known else lite if is_lite else (tuple(own["mean"]), tuple(own["std"]))
         if form.by_channel:
             mean, std = ((float(np.mean(values)),) * count for values in (mean, std))
-    return Backbone(network, config.architecture, config.mask, config.interior.crop_px, mean, std)
+    crop_px = config.interior.crop_px
+    return Backbone(network, config.architecture, config.timm_args, config.mask, crop_px, mean, std)
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,6 +203,11 @@ class Head:
     def logits(self, features: Features) -> NDArray[np.float64]:
         """Return logits (N, K) of features (N, D)."""
         return np.asarray(features.astype(np.float64) @ self.weight.T + self.bias)
+
+    def answers(self, features: Features) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return logits (N, K) of features (N, D), and what they may differ by through the rounding of features."""
+        size = np.abs(features).astype(np.float64) @ np.abs(self.weight.T)
+        return self.logits(features), _ROUNDING * (size + np.abs(self.bias))
 
     def apply_to(self, layer: nn.Linear) -> None:
         """Write the head into a network's last layer."""
@@ -289,6 +300,8 @@ def fit_frozen(
             sensitivity=config.sensitivity,
             answered=view.answered(fold >= 0),
         )
+    index = np.flatnonzero(is_train & view.has_answer)
+    asked = index[np.linspace(0, len(index) - 1, _COMPARED).astype(np.int64)]
     without_crop = int((~view.has_answer[is_train]).sum()), int((~view.has_answer[~is_train]).sum())
     network = network if view.crops is None else InteriorCrops(network, view.crops.crop_px)
     return TrainingResult(
@@ -312,6 +325,7 @@ def fit_frozen(
             else None
         ),
         backbone=view.backbone.network.form,
+        head_answers=HeadAnswers(asked, *head.answers(view.features[asked])),
         largest_s=largest_s,
     )
 
