@@ -272,8 +272,11 @@ def train(
     """
     from pathopatch.stages.train import is_first_process, recommended, search_plan_text, train_run
 
+    if settings.choose:
+        refuse(context, "validation chooses it: leave it out, or choose", "method", "mask")
     settings, chosen = recommended(work, settings)
-    is_search, is_first = bool(typed_options(context, "trials")), is_first_process()
+    of_search = search.model_fields_set.difference(["objective"] if typed_options(context, "objective") else ())
+    is_search, is_first = bool(of_search), is_first_process()
     if chosen and is_first and not batch.quiet:
         say(chosen)
     if not is_search:

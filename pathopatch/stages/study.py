@@ -24,7 +24,7 @@ from pathopatch.stages.evaluate import evaluate_runs, finished_runs
 from pathopatch.stages.groups import form_groups, form_hard_groups
 from pathopatch.stages.predict import predict_cohort
 from pathopatch.stages.tile import import_patches, tile_cohort
-from pathopatch.stages.train import check_networks, keep_to_one_thread, train_many, training_folders
+from pathopatch.stages.train import check_networks, keep_to_one_thread, require_search, train_many, training_folders
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -218,6 +218,12 @@ def study_runs(study: StudyConfig) -> list[TrainConfig]:
             place="[train]",
             remedy="set [groups] bins, and attributes = ['bins'] beside methods",
         )
+    if study.train.choose and study.methods:
+        raise InputUnsupportedError(
+            f"[train] sets choose, by which validation takes the method, and methods are {', '.join(study.methods)}",
+            place="[train] choose",
+            remedy="leave out methods; or choose, and set it in a row of [[runs]]",
+        )
     by: dict[str, list[dict[str, Any]]] = {
         "thresholds": [{"threshold": tau} for tau in study.groups.thresholds],
         "bins": [{"bins": study.groups.bins}] if study.groups.bins else [],
@@ -235,6 +241,7 @@ def study_runs(study: StudyConfig) -> list[TrainConfig]:
                 base = dict(own)[row.groups_from].run_name if row.groups_from else ""
                 runs.append(row.model_copy(update={"groups_from": base}))
     runs = runs if study.features is None else [head_settings(run) for run in runs]
+    require_search(runs, study.tune)
     return [run for run in runs if run.seed == study.seeds[0] or _is_seeded(study, run)]
 
 

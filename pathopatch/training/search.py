@@ -39,7 +39,8 @@ MEASURES = (*(f"{name}{end}" for name in ("wga", "gba") for end in ("", "_low", 
 
 
 def search_text(configs: Sequence[TrainConfig], search: TuneConfig) -> str:
-    """Return the trials and steps of the searches of some runs as text."""
+    """Return the trials and steps of the searches of some runs as text; heads of frozen networks have none."""
+    configs = [config for config in configs if not config.frozen]
     cost = f"{search.trials * sum(config.steps for config in configs)} steps in all"
     cost = "each solved to convergence" if all(config.is_solved for config in configs) else cost
     return f"search: {pluralize(search.trials, 'trial')} for {pluralize(len(configs), 'run')}, {cost}"

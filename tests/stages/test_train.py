@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from made_patches import small_config, write_work
+from typer.testing import CliRunner
 
+from pathopatch.cli import app
 from pathopatch.core.artefacts import Stamp, read_table, write_table
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
@@ -23,7 +25,7 @@ def test_who_says_nothing_gets_a_frozen_network_whose_head_is_chosen(tmp_path: P
     write_work(tmp_path)
     chosen, text = recommended(tmp_path, TrainConfig(threshold=0.5, seed=3))
     assert (chosen.frozen, chosen.choose, chosen.threshold) == (True, True, 0.5)
-    assert chosen.run_name == "erm-t0.5-s3-chosen"
+    assert chosen.run_name == "chosen-t0.5-s3"
     assert text.startswith("train: tf_efficientnet_lite0, frozen; validation chooses")
     assert "frozen; interior erm, without validation" in recommended(tmp_path, TrainConfig(select="last"))[1]
     for own in ({"method": "gerne"}, {"mask": "none"}, {"gerne": {"c": 1.0}}, {"frozen": True}):
@@ -126,6 +128,22 @@ def test_runs_side_by_side_equal_runs_one_by_one_and_an_error_comes_last(tmp_pat
         assert (before / "model/model.safetensors").read_bytes() == (after / "model/model.safetensors").read_bytes()
     assert sorted(words[:3] for words in shown) == [("train", 0, 2), ("train", 1, 2), ("train", 2, 2)]
     assert (tmp_path / "b" / "runs" / longer[1].run_name / "run.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("typed", "exit_code", "text"),
+    [
+        (("--trials", "4"), 1, "a head of a frozen network is solved exactly"),
+        (("--frozen", "--choose", "--mask", "none"), 2, "--mask: validation chooses it"),
+    ],
+)
+def test_options_that_an_exact_head_cannot_follow_are_refused(
+    tmp_path: Path, typed: tuple[str, ...], exit_code: int, text: str
+) -> None:
+    write_work(tmp_path)
+    done = CliRunner().invoke(app, ["train", str(tmp_path), *typed])
+    assert (done.exit_code, text in f"{done.stderr}{done.exception}") == (exit_code, True)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_choose_is_refused_where_the_groups_are_not_of_tissue(tmp_path: Path) -> None:

@@ -148,6 +148,8 @@ class RunVariant(Config):
         own, base = self.model_extra or {}, train.model_dump()
         if own.get("frozen", train.frozen) != train.frozen:  # a network of its own, at its own size
             base = {name: value for name, value in base.items() if name not in _OF_NETWORK}
+        if own.get("choose"):
+            base = {name: value for name, value in base.items() if name not in ("method", "mask")}
         folder = re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-")
         tables = {
             name: {**base[name], **value} for name, value in own.items()
@@ -157,7 +159,7 @@ class RunVariant(Config):
         return parse(TrainConfig, raw, place=f"[[runs]] {self.name}")
 
 
-RECOMMENDED = RunVariant.model_validate({"name": "chosen head", "frozen": True, "choose": True, "method": "erm"})
+RECOMMENDED = RunVariant.model_validate({"name": "chosen head", "frozen": True, "choose": True})
 """The row that did best on real patients, see docs/understand/methods.md."""
 _AUTO = RunVariant.model_validate({"name": "auto", "method": "auto"})
 _MASKED = RunVariant.model_validate({"name": "auto, masked", "method": "auto", "mask": "normalise"})

@@ -270,6 +270,8 @@ class TrainConfig(Config):
             given = {"pretrained": "efficientnet-lite0", **given, "architecture": "tf_efficientnet_lite0"}
         if isinstance(given, Mapping) and given.get("frozen") is True and "input_px" not in given:
             given = {**given, "input_px": 224}
+        if isinstance(given, Mapping) and given.get("choose") is True:
+            given = {"method": "erm", **given}  # until validation has chosen
         return given
 
     @model_validator(mode="after")
@@ -280,6 +282,8 @@ class TrainConfig(Config):
             raise ValueError("bins need a network that is trained: leave out frozen, or bins")
         if self.choose and not self.frozen:
             raise ValueError("choose compares heads of a frozen network: it needs frozen = true")
+        if self.choose and (self.method, self.mask) != ("erm", "none"):
+            raise ValueError("choose lets validation take method and mask: leave out choose, or method and mask")
         if self.groups_from and (self.choose or self.bins):
             raise ValueError("groups_from is an attribute of its own: leave out bins and choose")
         return self
@@ -360,7 +364,7 @@ class TrainConfig(Config):
         tail = f"-{self.name}" if self.name else ""
         drawn_by = "b" + "_".join(f"{cut:g}" for cut in self.bins) if self.bins else f"t{self.threshold:g}"
         hard = f"-h{self.hard_share:g}" if self.groups_from else ""
-        return f"{self.method}-{drawn_by}{hard}-s{self.seed}{tail}"
+        return f"{'chosen' if self.choose else self.method}-{drawn_by}{hard}-s{self.seed}{tail}"
 
 
 class TuneConfig(Config):
