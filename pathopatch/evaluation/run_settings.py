@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from pathopatch.core.artefacts import Stamp, fingerprint
-from pathopatch.core.config import LINEAR_HEAD, NO_EFFECT
+from pathopatch.core.config import LINEAR_HEAD, NO_EFFECT, EvaluateConfig, parse
 from pathopatch.core.files import read_json
 from pathopatch.core.work_folder import FOLDS, REPETITIONS, WorkFolder
 from pathopatch.groups.attribute import training_label
@@ -29,6 +29,15 @@ def read_config(run: Path) -> dict[str, Any]:
     """Return ``config.json`` in the folder of a run; empty for a bundle from elsewhere, which has none."""
     path = run / "config.json"
     return read_json(path) if path.is_file() else {}
+
+
+def study_settings(work: Path) -> EvaluateConfig:
+    """Return how the study of a work folder evaluates its runs; the defaults where there was none."""
+    path = WorkFolder(work).tiled.root / "study.json"
+    stored = read_json(path).get("evaluate", {}) if path.is_file() else {}
+    # A study of an earlier version may hold settings that are gone.
+    settings = {name: value for name, value in stored.items() if name in EvaluateConfig.model_fields}
+    return parse(EvaluateConfig, settings, place=str(path))
 
 
 def run_settings(work: Path, name: str) -> dict[str, Any]:

@@ -13,10 +13,12 @@ from typer.testing import CliRunner
 
 from pathopatch.cli import app
 from pathopatch.core.artefacts import Stamp, read_table, write_table
-from pathopatch.core.config import TrainConfig
+from pathopatch.core.config import EvaluateConfig, TrainConfig
 from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
+from pathopatch.core.files import write_json
 from pathopatch.core.workers import Workers
 from pathopatch.stages import train as train_stage
+from pathopatch.stages.evaluate import evaluate_runs
 from pathopatch.stages.train import check_networks, keep_to_one_thread, recommended, train_many
 from pathopatch.training.group_checks import runs_with_groups
 
@@ -144,6 +146,21 @@ def test_options_that_an_exact_head_cannot_follow_are_refused(
     done = CliRunner().invoke(app, ["train", str(tmp_path), *typed])
     assert (done.exit_code, text in f"{done.stderr}{done.exception}") == (exit_code, True)
     assert not (tmp_path / "runs").exists()
+
+
+def test_evaluate_repeats_what_the_study_of_the_work_folder_did(tmp_path: Path) -> None:
+    write_work(tmp_path)
+    assert not train_many(tmp_path, [small_config(method="erm")], None)
+    stated = {"bootstrap": 20, "ablation": False}
+    evaluate_runs(tmp_path, None, EvaluateConfig(**stated))
+    write_json(tmp_path / "study.json", {"evaluate": stated})
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.suffix in (".csv", ".json")}
+    done = CliRunner().invoke(app, ["evaluate", str(tmp_path), "--quiet"])
+    assert done.exit_code == 0, done.exception
+    assert {path: path.read_bytes() for path in before} == before
+    (tmp_path / "other.toml").write_text("[evaluate]\nbootstrap = 10\n")
+    done = CliRunner().invoke(app, ["evaluate", str(tmp_path), "--config", str(tmp_path / "other.toml")])
+    assert "bootstrap was 20, is 10" in str(done.exception)
 
 
 def test_choose_is_refused_where_the_groups_are_not_of_tissue(tmp_path: Path) -> None:
