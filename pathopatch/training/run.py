@@ -251,6 +251,9 @@ def _bundle_spec(
     if not config.is_solved:  # a head is solved without steps
         names += ["optimizer", "learning_rate", "steps", "batch_per_class"]
     parameters = {name: getattr(config, name) for name in names} | own_parameters(config)
+    if not config.frozen and str(config.pretrained) != "none":  # of a frozen network the backbone says it
+        is_file = str(config.pretrained) != "efficientnet-lite0"
+        parameters["pretrained"] = Path(config.pretrained).name + " (licence not known)" * is_file
     if config.bins:
         parameters |= config.model_dump(mode="json", include={"bins", "least_per_bin"})
     if config.groups_from:

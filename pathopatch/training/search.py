@@ -151,7 +151,7 @@ def finished_trials(study: optuna.Study) -> dict[int, FrozenTrial]:
     return dict(sorted(finished.items()))
 
 
-def trial_folder(folder: Path, number: int) -> Path:
+def trial_folder(folder: Path, number: int | str) -> Path:
     """Return the folder of a trial's checkpoint."""
     return folder / f"trial-{number}"
 
@@ -167,10 +167,10 @@ def record_trial(study: optuna.Study, trial: FrozenTrial, *, folder: Path) -> No
             shutil.rmtree(trial_folder(folder, number), ignore_errors=True)
 
 
-def remove_checkpoints(folder: Path, study: optuna.Study) -> None:
+def remove_checkpoints(folder: Path) -> None:
     """Remove the checkpoints of a search that is over; its journal stays."""
-    for number in finished_trials(study):
-        shutil.rmtree(trial_folder(folder, number), ignore_errors=True)
+    for trial in folder.glob(trial_folder(Path(), "*").name):
+        shutil.rmtree(trial, ignore_errors=True)
 
 
 def best_trial(finished: dict[int, FrozenTrial]) -> FrozenTrial | None:

@@ -44,8 +44,9 @@ def test_a_killed_search_goes_on_to_the_same_trials_and_winner(tmp_path: Path) -
     assert steps[0] == (7, 12)  # the first trial is not done again, the second goes on after its last evaluation
     for name in SAME:
         assert (folder / name).read_bytes() == (undisturbed / name).read_bytes()
+    (folder / "search" / "trial-1").mkdir()  # as of a search that was killed behind its run.json
     assert tune(tmp_path / "b", small_config(), SEARCH, progress=kill) == folder  # finished: nothing runs
-    assert not list(folder.rglob("checkpoint*"))
+    assert not [*folder.rglob("checkpoint*"), *folder.rglob("trial-*")]
 
 
 def test_a_winner_found_before_the_interruption_is_not_trained_again(

@@ -18,6 +18,7 @@ from pathopatch.core.config.base import (
     Seed,
     Threads,
     parse,
+    require_unit_scale,
 )
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.method_names import COMPOSING_METHODS, known_method
@@ -205,7 +206,7 @@ class TrainConfig(Config):
     """Standard deviation of each channel; goes with `mean`."""
     steps: int = Field(default=600, ge=1)
     """Training steps."""
-    batch_per_class: int = Field(default=32, ge=2)
+    batch_per_class: int = Field(default=32, ge=2, le=2**13)
     """Samples of each class in a step, all streams together."""
     optimizer: Literal["sgd", "adamw"] = "adamw"
     """adamw or sgd."""
@@ -292,6 +293,8 @@ class TrainConfig(Config):
     def _mean_goes_with_std(self) -> TrainConfig:
         if len(self.mean or ()) != len(self.std or ()):
             raise ValueError("mean and std go together, a value for each channel")
+        if self.architecture != LINEAR_HEAD:  # of patches: features have any scale
+            require_unit_scale(self.mean or (), self.std or ())
         return self
 
     @model_validator(mode="after")
