@@ -17,8 +17,7 @@ _PLACE = re.compile(r" \[[^\[\]]*\]$")  # as `PathopatchError` writes it, before
 _NOT_UTF8 = re.compile(r"""[^\s"']*[\ud800-\udfff][^\s"']*""")  # Python's place holders for a name's other bytes
 _FEW = 3
 """So many lines of one text are printed as they are, and so many slides are named where there are more."""
-_MOST_ROWS = 20
-"""So many rows of a table are named, since each must be found to be mended."""
+_MOST_ROWS = 20  # are named of a table, since each must be found to be mended
 
 
 class PathopatchError(Exception):

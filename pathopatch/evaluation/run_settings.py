@@ -128,10 +128,7 @@ def row_name(config: Mapping[str, Any], method: str, variant: str) -> str:
 
 
 def called_method(config: Mapping[str, Any], method: str = "") -> str:
-    """Return what tables call a run's method: that of a head that validation chose differs from that of its settings.
-
-    `method` is that of a bundle from elsewhere, which has no settings.
-    """
+    """Return what tables call a run's method; `method` is that of a bundle from elsewhere, which has no settings."""
     return "chosen head" if config.get("choose") else str(config.get("method", method))
 
 

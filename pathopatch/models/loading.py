@@ -13,12 +13,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import changed, fingerprint
 from pathopatch.core.config import AreaCorrection
-from pathopatch.core.errors import (
-    CheckpointIncompatibleError,
-    InputCorruptError,
-    InputMissingError,
-    InputUnsupportedError,
-)
+from pathopatch.core.errors import CheckpointIncompatibleError, InputCorruptError, InputUnsupportedError
 from pathopatch.core.user_cache import read_cached, write_cached
 from pathopatch.models.backbones import find_weights
 from pathopatch.models.bundle import (
@@ -176,7 +171,7 @@ class Model:
         """Check bundles, before any network is built; raises as `load_ensemble`."""
         paths = tuple(map(Path, [folders] if isinstance(folders, Path | str) else folders))
         if not paths:
-            raise InputMissingError("no model is named", place="--model", remedy="name at least one bundle")
+            raise InputUnsupportedError("no model is named", place="--model", remedy="name at least one bundle")
         specs, shapes = zip(*map(checked_bundle, paths), strict=True)
         spec = joint_spec(specs)
         if area_correct != "none":

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pathopatch.core import artefacts, files
-from pathopatch.core.config import BatchOptions, StudyConfig, TrainConfig, head_settings, load_study
+from pathopatch.core.config import BatchOptions, StudyConfig, TrainConfig, head_settings, load_study, parse
 from pathopatch.core.errors import InputUnsupportedError, PathopatchError, StaleArtefactError
 from pathopatch.core.task import Outcome, Progress
 from pathopatch.core.work_folder import FOLDS, WorkFolder
@@ -218,17 +218,12 @@ def study_runs(study: StudyConfig) -> list[TrainConfig]:
             place="[train]",
             remedy="set [groups] bins, and attributes = ['bins'] beside methods",
         )
-    if study.train.choose and study.methods:
-        raise InputUnsupportedError(
-            f"[train] sets choose, by which validation takes the method, and methods are {', '.join(study.methods)}",
-            place="[train] choose",
-            remedy="leave out methods; or choose, and set it in a row of [[runs]]",
-        )
     by: dict[str, list[dict[str, Any]]] = {
         "thresholds": [{"threshold": tau} for tau in study.groups.thresholds],
         "bins": [{"bins": study.groups.bins}] if study.groups.bins else [],
     }
-    rows = [(method, study.train.model_copy(update={"method": method})) for method in study.methods]
+    train = study.train.model_dump()
+    rows = [(method, parse(TrainConfig, {**train, "method": method}, place="methods")) for method in study.methods]
     rows += [(variant.name, variant.settings(study.train)) for variant in study.runs]
     runs = []
     for seed, kind in product(study.seeds, study.attributes):

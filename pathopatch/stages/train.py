@@ -90,8 +90,8 @@ def require_search(configs: Sequence[TrainConfig], search: TuneConfig | None) ->
     if search is not None and all(config.frozen for config in configs):
         raise InputUnsupportedError(
             "a head of a frozen network is solved exactly, and no trials are made of it",
-            place="--trials, [tune]",
-            remedy="leave them out: validation compares the heads of each penalty by [train] select; or name a network "
+            place="[tune] trials",
+            remedy="leave it out: validation compares the heads of each penalty by [train] select; or name a network "
             "to train in steps, such as [train] architecture = 'small-groupnorm'",
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,19 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pathopatch.core.config import TrainConfig, TuneConfig
-from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError, NonFiniteError, PathopatchError
+from pathopatch.core.errors import (
+    GroupEmptyError,
+    InputCorruptError,
+    InputUnsupportedError,
+    NonFiniteError,
+    PathopatchError,
+)
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import Method
 from pathopatch.groups.assign import assign_folds
 from pathopatch.models.backbones import BACKBONES, weights_facts
 from pathopatch.models.device import pick_device
-from pathopatch.models.forward import append_mask
+from pathopatch.models.forward import PatchClassifier, append_mask
 from pathopatch.models.frozen import CROPPED_PX, WHOLE_PX, FeatureFunction, FrozenNetwork, is_transformer, open_features
 from pathopatch.models.interior import CropChoice, cut_crops
 from pathopatch.models.networks import InteriorCrops, build_network, weights_path
@@ -34,7 +41,7 @@ from pathopatch.training.crops import choose_crops, patches_with_crop
 from pathopatch.training.dataset import PatchMasks, PatchSet
 from pathopatch.training.group_checks import method_of, needs_groups
 from pathopatch.training.intervene import intervenes
-from pathopatch.training.result import HeadAnswers, TrainingResult
+from pathopatch.training.result import TrainingResult
 from pathopatch.training.search import search_space
 from pathopatch.training.selection import (
     DecisionThreshold,
@@ -115,9 +122,8 @@ class Backbone:
 
     def facts(self) -> dict[str, Any]:
         """Return what the features of a patch depend on beside the patch, as plain values."""
-        # Arguments such as the number of heads change features, and no tensor's shape.
-        made_of = {"architecture": self.architecture, "timm_args": dict(self.timm_args)}
-        about: dict[str, Any] = {**made_of, "mask": self.mask, "crop_px": self.crop_px}
+        about: dict[str, Any] = {"architecture": self.architecture, "mask": self.mask, "crop_px": self.crop_px}
+        about["timm_args"] = dict(self.timm_args)  # such as the number of heads, which changes no tensor's shape
         about |= {"blank": True} if self.is_blank else {}
         return about | {"form": self.network.form.model_dump(), "mean": self.mean, "std": self.std}
 
@@ -204,10 +210,17 @@ class Head:
         """Return logits (N, K) of features (N, D)."""
         return np.asarray(features.astype(np.float64) @ self.weight.T + self.bias)
 
-    def answers(self, features: Features) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return logits (N, K) of features (N, D), and what they may differ by through the rounding of features."""
-        size = np.abs(features).astype(np.float64) @ np.abs(self.weight.T)
-        return self.logits(features), _ROUNDING * (size + np.abs(self.bias))
+    def compare(self, model: PatchClassifier, patches: PatchSet, features: Features) -> None:
+        """Refuse a model that answers patches otherwise than this head their features; it was solved on others."""
+        size = np.abs(features).astype(np.float64) @ np.abs(self.weight.T) + np.abs(self.bias)
+        tissue = None if patches.tissue is None else patches.tissue.read(slice(None))
+        difference = np.abs(model.predict_logits(patches.read(slice(None)), tissue) - self.logits(features))
+        if not (difference <= _ROUNDING * size).all():
+            raise InputCorruptError(
+                f"the head was solved on other features than the network gives: logits are {difference.max():.3g} off",
+                place="features",
+                remedy="remove the folder features from the work folder, and train again",
+            )
 
     def apply_to(self, layer: nn.Linear) -> None:
         """Write the head into a network's last layer."""
@@ -325,7 +338,7 @@ def fit_frozen(
             else None
         ),
         backbone=view.backbone.network.form,
-        head_answers=HeadAnswers(asked, *head.answers(view.features[asked])),
+        compare=partial(head.compare, patches=train.rows(asked), features=view.features[asked]),
         largest_s=largest_s,
     )
 

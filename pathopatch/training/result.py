@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,32 +12,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pathopatch.core.config import TrainConfig
-from pathopatch.core.errors import InputCorruptError
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.interior import CropChoice
 from pathopatch.models.spec import BackboneSpec
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.selection import Standardizer, logits_of
-
-
-@dataclass(frozen=True, eq=False)
-class HeadAnswers:
-    """Answers of a solved head to the features of some training patches, which its bundle must give to their pixels."""
-
-    row: NDArray[np.int64]  # (n,), of the training patches
-    logits: NDArray[np.float64]  # (n, K)
-    tolerance: NDArray[np.float64]  # (n, K)
-
-    def compare(self, model: PatchClassifier, train: PatchSet) -> None:
-        """Refuse a model that answers the patches otherwise, as where the head was solved on other features."""
-        tissue = None if train.tissue is None else train.tissue.read(self.row)
-        difference = np.abs(model.predict_logits(train.read(self.row), tissue) - self.logits)
-        if not (difference <= self.tolerance).all():
-            raise InputCorruptError(
-                f"the head was solved on other features than the network gives: logits are {difference.max():.3g} off",
-                place="features",
-                remedy="remove the folder features from the work folder, and train again",
-            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,7 +42,8 @@ class TrainingResult:
     # Of each patch of train and val, z1 - z0 by the frozen head that was solved without its inner fold; None without.
     inner_fold_logit: Mapping[str, float] | None = None
     backbone: BackboneSpec | None = None
-    head_answers: HeadAnswers | None = None  # of a frozen network
+    # Of a frozen network: refuses a bundle that answers some training patches otherwise than the head their features.
+    compare: Callable[[PatchClassifier], None] | None = None
     largest_s: float | None = None  # of gerne on a frozen network: the bound, where it took the place of a larger s
 
     def logits(

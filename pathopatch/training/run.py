@@ -206,8 +206,7 @@ def write_run(
     spec = _bundle_spec(work, groups, bins, result, used, made.stamp, train)
     # A bundle holds the network of the crops; the rule by which they are cut is in its spec.
     network = result.network.network if isinstance(result.network, InteriorCrops) else result.network
-    compare = None if result.head_answers is None else partial(result.head_answers.compare, train=train)
-    save_bundle(folder / MODEL, network, spec, compare=compare)
+    save_bundle(folder / MODEL, network, spec, compare=result.compare)
     write_json(folder / "config.json", config.model_dump(mode="json"))
     write_csv(folder / "history.csv", pd.DataFrame(list(result.history)))
     if result.inner_fold_logit is not None:

@@ -104,7 +104,7 @@ def test_rows_that_cannot_be_run_are_refused(runs, problem):
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ({"train": {"frozen": True, "choose": True}, "methods": ["gerne"]}, "methods are gerne"),
+        ({"train": {"frozen": True, "choose": True}, "methods": ["gerne"]}, "leave out choose, or method"),
         ({"train": {}, "tune": {"trials": 20}}, "solved exactly, and no trials are made"),
     ],
 )
