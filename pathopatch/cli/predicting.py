@@ -103,7 +103,7 @@ def predict(
                     say(f"{slide_id} is {row.slide_id}")  # on the screen alone
             if batch.dry_run:
                 refuse_limits(context)
-                plan = predict_plan(cohort, opened, out, settings, slide_mpp=slide_mpp, force=batch.force)
+                plan = predict_plan(cohort, opened, out, settings, batch, slide_mpp=slide_mpp)
                 show_plan(plan, batch.workers)
                 return
         with progress_bars(is_quiet) as progress:

@@ -56,22 +56,6 @@ _PANELS = {
     "Tools": _named(upkeep.status, upkeep.verify, upkeep.doctor, upkeep.clean),
 }
 """The commands of each panel of `pathopatch --help`."""
-_GONE = {
-    "tune": "train --trials",
-    "encode": "train --frozen computes features itself; other programs make others, see docs/how-to/make-features.md",
-    "index": "DuckDB reads predictions/*.parquet and cohort.csv itself",
-    "clean --cache": "remove your cache folder, ~/.cache/pathopatch on Linux",
-    "export agreement": "export review: review.csv has every reader's verdict, and the page Agreement compares them",
-    "review --reviewer": "review --reader, once for each reader of one page",
-    "check --slides-per-part": "several predict on one folder share its slides, see docs/how-to/cluster.md",
-    "train --workers": "a search is one process; rows of a study run side by side, by jobs of the study file",
-    "audit --crops": "train --mask interior, which says the side of its crops and who has none",
-    "clean --store": "remove WORK/slides/*.zarr/patches; tile --store none keeps no pixels from the beginning",
-    "status --tables": "each run of predict writes cohort.csv at its end",
-    "tile --fit": "the middle square is taken; stretch images beforehand",
-    "demo --quick": "the demo is the quick one now, leave --quick out; pipelines/demo has the long one",
-}
-"""Commands and options of earlier versions, and what to use instead."""
 _GRACE_S = 8.0
 """From SIGTERM to the end: Docker kills after 10 s, Slurm and Kubernetes after 30."""
 _HELP = (
@@ -253,10 +237,6 @@ def _report(error: Exception) -> int:
     show = getattr(error, "show", None)
     if callable(show):  # click's own usage errors
         show()
-        for gone, instead in _GONE.items():
-            command, *options = gone.split()
-            if sys.argv[1:2] == [command] and set(options) <= set(sys.argv):
-                say(f"pathopatch {gone} is gone: {instead}")
         return int(getattr(error, "exit_code", 2))
     from pathopatch.core.errors import InternalError, with_code
 

@@ -14,6 +14,7 @@ from pathopatch.core.text import parse_number
 if TYPE_CHECKING:
     from pathopatch.core.config import (
         BatchOptions,
+        EvaluateConfig,
         GroupsConfig,
         PredictConfig,
         SplitsConfig,
@@ -272,8 +273,11 @@ def train(
     """
     from pathopatch.stages.train import is_first_process, recommended, search_plan_text, train_run
 
+    if settings.choose:
+        refuse(context, "validation chooses it: leave it out, or choose", "method", "mask")
     settings, chosen = recommended(work, settings)
-    is_search, is_first = bool(typed_options(context, "trials")), is_first_process()
+    of_search = search.model_fields_set.difference(["objective"] if typed_options(context, "objective") else ())
+    is_search, is_first = bool(of_search), is_first_process()
     if chosen and is_first and not batch.quiet:
         say(chosen)
     if not is_search:
@@ -299,24 +303,28 @@ def evaluate(
     name: Annotated[
         str | None, typer.Option(help="With --model: folder below evaluations/. Default: the bundle's name.")
     ] = None,
+    config: ConfigFile = None,
     quiet: Quiet = False,
     force: Force = False,
     *,
     settings: Annotated[PredictConfig, Fields("device runtime")],
+    evaluation: Annotated[EvaluateConfig, Fields()],
 ) -> None:
-    """Evaluate trained runs on every group and print the comparison, or evaluate one model from elsewhere."""
-    from pathopatch.core.config import EvaluateConfig
+    """Evaluate trained runs on every group and print the comparison, or evaluate one model from elsewhere.
+
+    Without --config runs are evaluated as the study of WORK does.
+    """
     from pathopatch.stages.evaluate import comparison_of_runs, evaluate_model, evaluate_runs
 
     machine: dict[str, Any] = {"device": settings.device, "runtime": settings.runtime}
     if model is None:
         refuse(context, "it goes with --model", "split", "name")
     else:
-        refuse(context, "give --run or --model, one of the two", "run")
+        refuse(context, "it is of runs: --model goes without it", "run", "config")
         print(evaluate_model(work, model, splits=split, name=name, **machine, force=force))
         return
     with progress_bars(quiet) as progress:
-        table = evaluate_runs(work, run, EvaluateConfig(), **machine, force=force, progress=progress)
+        table = evaluate_runs(work, run, evaluation if config else None, **machine, force=force, progress=progress)
     print(comparison_of_runs(work, table))
 
 

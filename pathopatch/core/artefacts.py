@@ -162,7 +162,8 @@ def fingerprint_file(path: Path) -> str:
             return _fingerprint_folder(path)
         return _hash_file(str(path), file_state(path))
     except FileNotFoundError as error:
-        raise InputMissingError(f"no file {path}", place=str(path), remedy="check the path") from error
+        remedy = making_remedy(path, otherwise="check the path")
+        raise InputMissingError(f"no file {path}", place=str(path), remedy=remedy) from error
 
 
 def content_fingerprint(paths: Iterable[Path]) -> str:

@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 _PLACE = re.compile(r" \[[^\[\]]*\]$")  # as `PathopatchError` writes it, before its remedy
 _NOT_UTF8 = re.compile(r"""[^\s"']*[\ud800-\udfff][^\s"']*""")  # Python's place holders for a name's other bytes
 _FEW = 3
-"""So many lines of one text are printed as they are, and so many places are named where there are more."""
+"""So many lines of one text are printed as they are, and so many slides are named where there are more."""
+_MOST_ROWS = 20  # are named of a table, since each must be found to be mended
 
 
 class PathopatchError(Exception):
@@ -314,10 +315,10 @@ def _is_word(character: str) -> bool:
     return character.isalnum() or character == "_"
 
 
-def merged(remarks: Iterable[Remark], noun: str) -> list[str]:
+def merged(remarks: Iterable[Remark], noun: str, *, named: int = _FEW) -> list[str]:
     """Return the lines of remarks in their order; a text of more than three places stands once, with their number.
 
-    `noun` is what the places are, such as ``row``.
+    `noun` is what the places are, such as ``row``; so many as `named` are then told.
     """
     of_key: dict[str, dict[str, Remark]] = {}
     for remark in remarks:
@@ -329,8 +330,8 @@ def merged(remarks: Iterable[Remark], noun: str) -> list[str]:
             lines += [remark.line for remark in alike]
         else:
             texts = {remark.text for remark in alike}
-            first = ", ".join(remark.place for remark in alike[:_FEW])
-            lines.append(f"{texts.pop() if len(texts) == 1 else key} (in {len(alike):,} {noun}s: {first}, …)")
+            first = ", ".join([*(remark.place for remark in alike[:named]), *["…"] * (len(alike) > named)])
+            lines.append(f"{texts.pop() if len(texts) == 1 else key} (in {len(alike):,} {noun}s: {first})")
     return lines
 
 
@@ -378,5 +379,5 @@ class TableError(PathopatchError, ValueError):
 
     def __str__(self) -> str:
         lines = [f"{self.message} [{self.place}]"]
-        lines += [f"  {line}" for line in merged([problem.remark() for problem in self.problems], "row")]
+        lines += [f"  {line}" for line in merged(map(Problem.remark, self.problems), "row", named=_MOST_ROWS)]
         return "\n".join(lines)

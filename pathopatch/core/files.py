@@ -266,10 +266,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def making_remedy(path: Path) -> str:
-    """Return the remedy for a missing or damaged file of a work folder: the command that writes it."""
+def making_remedy(path: Path, *, otherwise: str = "run the command that writes it") -> str:
+    """Return the remedy for a missing or damaged file of a work folder: the command that writes it, if it is known."""
     command = _WRITTEN_BY.get(path.name) or _WRITTEN_BY.get(path.parent.name)
-    return f"run pathopatch {command}" if command else "run the command that writes it"
+    return f"run pathopatch {command}" if command else otherwise
 
 
 def file_state(path: Path | int) -> tuple[int | str, ...]:

@@ -30,7 +30,7 @@ from pathopatch.evaluation.reference import (
     reference_run,
     unequal_budgets_text,
 )
-from pathopatch.evaluation.run_settings import describe_runs, read_config, run_settings
+from pathopatch.evaluation.run_settings import called_method, chosen_heads, describe_runs, read_config, run_settings
 from pathopatch.evaluation.slide_scores import scores_by, scores_text
 from pathopatch.evaluation.summary import summarise_runs
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes, unit_noun
@@ -274,11 +274,10 @@ def _about(work: Path, name: str) -> dict[str, Any]:
     """Return the settings that a run is compared by; a bundle from elsewhere has none and is its own method."""
     raw = read_config(WorkFolder(work).run(name))
     composed = raw.get("composing", {}).get("share") or raw.get("intervene")  # the latter of runs of 0.1.0
-    method, mask = str(raw.get("method", name)), _MASKS.get(raw.get("mask", "none"), "masked")
-    called = "chosen head" if raw.get("choose") else method
-    trained = ", ".join(filter(None, [called, mask, "composed patches" if composed else ""]))
+    method, mask = called_method(raw, name), _MASKS.get(raw.get("mask", "none"), "masked")
+    trained = ", ".join(filter(None, [method, mask, "composed patches" if composed else ""]))
     return {
-        "method": method,
+        "method": f"chosen: {' or '.join(chosen_heads(work, name)) or 'unknown'}" if raw.get("choose") else method,
         "row": raw.get("row_name") or method,
         "title": "plain training" if trained == "erm" else trained,
         "seed": int(raw.get("seed", 0)),

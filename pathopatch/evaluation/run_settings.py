@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from pathopatch.core.artefacts import fingerprint, read_stamp
-from pathopatch.core.config import LINEAR_HEAD, NO_EFFECT
+from pathopatch.core.artefacts import Stamp, fingerprint
+from pathopatch.core.config import LINEAR_HEAD, NO_EFFECT, EvaluateConfig, parse
 from pathopatch.core.files import read_json
 from pathopatch.core.work_folder import FOLDS, REPETITIONS, WorkFolder
 from pathopatch.groups.attribute import training_label
@@ -31,15 +31,22 @@ def read_config(run: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
+def study_settings(work: Path) -> EvaluateConfig:
+    """Return how the study of a work folder evaluates its runs; the defaults where there was none."""
+    path = WorkFolder(work).tiled.root / "study.json"
+    stored = read_json(path).get("evaluate", {}) if path.is_file() else {}
+    # A study of an earlier version may hold settings that are gone.
+    settings = {name: value for name, value in stored.items() if name in EvaluateConfig.model_fields}
+    return parse(EvaluateConfig, settings, place=str(path))
+
+
 def run_settings(work: Path, name: str) -> dict[str, Any]:
     """Return the settings that decide a run's weights, nested ones by dotted names; empty where they are unknown.
 
     Among them are ``seed``, ``search`` (is it searched?), and fingerprints of the groups and patches of the training.
     """
     run, whole = WorkFolder(work).run(name), WorkFolder(work).assignment_of(name)
-    # A run that was pooled from the folds of a cross-validation has no stamp of its own.
-    paths = [run / "run.json", *sorted(whole.glob(f"{FOLDS}/*/runs/{name}/run.json"))]
-    stamps = [stamp for stamp in map(read_stamp, paths) if stamp is not None]
+    stamps = [Stamp.from_dict(record["stamp"]) for record in run_records(work, name) if "stamp" in record]
     if not stamps:  # of a bundle from elsewhere
         return {key: value for key, value in _flat(read_config(run)) if key not in NO_EFFECT}
     settings = _joined([dict(_flat(stamp.settings)) for stamp in stamps])
@@ -51,6 +58,20 @@ def run_settings(work: Path, name: str) -> dict[str, Any]:
         # Each fold of another assignment learns from others, whereas all folds together have the same patches.
         data = {} if (work / REPETITIONS).is_dir() else data
     return settings | data
+
+
+def run_records(work: Path, name: str) -> list[dict[str, Any]]:
+    """Return ``run.json`` of a run, or of it in each fold, where it was trained here, each with its `folder`."""
+    whole = WorkFolder(work).assignment_of(name)
+    # A run that was pooled from the folds of a cross-validation has none of its own.
+    paths = [WorkFolder(work).run(name) / "run.json", *sorted(whole.glob(f"{FOLDS}/*/runs/{name}/run.json"))]
+    return [{**read_json(path), "folder": path.parent} for path in paths if path.is_file()]
+
+
+def chosen_heads(work: Path, name: str) -> list[str]:
+    """Return mask and method of the heads that validation chose for a run, sorted: ``["normalise erm"]``."""
+    heads = [each["chosen"] for each in run_records(work, name) if "chosen" in each]
+    return sorted({f"{head['mask']} {head['method']}" for head in heads})
 
 
 def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -102,8 +123,13 @@ def describe_runs(settings_of: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 
 def row_name(config: Mapping[str, Any], method: str, variant: str) -> str:
     """Return what tables call a run: its own name, else its method and in what it differs from others of that."""
-    called = "chosen head" if config.get("choose") else method  # its candidates have methods of their own
+    called = called_method(config, method)
     return str(config.get("row_name") or (f"{called}, {variant}" if variant else called))
+
+
+def called_method(config: Mapping[str, Any], method: str = "") -> str:
+    """Return what tables call a run's method; `method` is that of a bundle from elsewhere, which has no settings."""
+    return "chosen head" if config.get("choose") else str(config.get("method", method))
 
 
 def _variant(settings: Mapping[str, Any], alike: list[Mapping[str, Any]]) -> str:

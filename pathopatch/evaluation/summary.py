@@ -23,11 +23,11 @@ import pandas as pd
 
 from pathopatch.core.artefacts import fingerprint, read_table
 from pathopatch.core.config import LINEAR_HEAD, EvaluateConfig
-from pathopatch.core.files import read_json, write_bytes
+from pathopatch.core.files import write_bytes
 from pathopatch.core.patients import BLOCK, SPLITS
 from pathopatch.core.text import pluralize
 from pathopatch.core.version import __version__
-from pathopatch.core.work_folder import FOLDS, WorkFolder
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.debias.methods import extrapolates
 from pathopatch.evaluation.group_scores import (
     answers,
@@ -39,7 +39,7 @@ from pathopatch.evaluation.group_scores import (
 )
 from pathopatch.evaluation.predicting import stored_predictions
 from pathopatch.evaluation.reference import OUTCOMES, Measured, difference, measured_runs, outcome_of
-from pathopatch.evaluation.run_settings import ASSIGNMENT, read_config, row_name, run_settings
+from pathopatch.evaluation.run_settings import ASSIGNMENT, read_config, row_name, run_records, run_settings
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes, unit_noun, units_of
 from pathopatch.groups.attribute import label_names
 from pathopatch.metrics.bootstrap import LEAST_SEEDS
@@ -293,7 +293,7 @@ def methods_text(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> 
     """
     table = table[table["rerun_of"] == ""]  # equal fits are one
     known = {name: found for name in table["run"].unique() if "select" in (found := run_settings(work, name))}
-    settings = {name: {**found, "records": _records(work, name)} for name, found in known.items()}
+    settings = {name: {**found, "records": run_records(work, name)} for name, found in known.items()}
     groups = read_table(WorkFolder(work).groups)
     every, variants = list(settings.values()), dict(zip(table["run"], table["variant"], strict=True))
     folds = groups["fold"].nunique() if "fold" in groups else 1
@@ -387,13 +387,6 @@ def _training(settings: Sequence[Mapping[str, Any]], folds: int) -> list[str]:
     runs += f" in each of {folds} folds, {folds * len(settings)} networks" if folds > 1 else ""
     text = "; ".join([*parts, f"{runs}, seeds: {values('seed').replace(' or ', ', ')}."])
     return [text[0].upper() + text[1:]]
-
-
-def _records(work: Path, run: str) -> list[dict[str, Any]]:
-    """Return ``run.json`` of a run, or of it in each fold, where it was trained here, each with its `folder`."""
-    whole = WorkFolder(work).assignment_of(run)
-    paths = [WorkFolder(work).run(run) / "run.json", *sorted(whole.glob(f"{FOLDS}/*/runs/{run}/run.json"))]
-    return [{**read_json(path), "folder": path.parent} for path in paths if path.is_file()]
 
 
 def _rows_text(work: Path, settings: Mapping[str, Mapping[str, Any]], variants: Mapping[str, str]) -> list[str]:

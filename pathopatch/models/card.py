@@ -122,8 +122,8 @@ def _classes_text(spec: BundleSpec) -> str:
 def _backbone_text(backbone: BackboneSpec) -> str:
     """Describe in one line where the weights of a frozen backbone are from, and where they are."""
     where = "in this bundle" if backbone.in_bundle else "not in this bundle"
-    licence = f"; licence: {backbone.licence}" if backbone.licence else ""
-    return f"frozen; weights of {backbone.source}, {where}{licence}; SHA-256 {backbone.weights_sha256}"
+    licence = backbone.licence or f"{_UNKNOWN}, of a file that whoever trained the model named"
+    return f"frozen; weights of {backbone.source}, {where}; licence: {licence}; SHA-256 {backbone.weights_sha256}"
 
 
 def _encoder_text(encoder: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 
-from pathopatch.core.config import LEAST_PX, MOST_PX, MPP_RANGE, Config, parse
+from pathopatch.core.config import LEAST_PX, MOST_PX, MPP_RANGE, Config, parse, require_unit_scale
 from pathopatch.core.config.study import read_toml
 from pathopatch.core.errors import (
     CheckpointIncompatibleError,
@@ -67,11 +67,7 @@ class ModelDescription(Config):
 
     @model_validator(mode="after")
     def _are_of_values_to_1(self) -> ModelDescription:
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if (largest := max(map(abs, values), default=0)) > 1:
-                white = 255 if largest <= 255 else 65535
-                divided = ", ".join(f"{value:g} / {white} = {value / white:.3g}" for value in values)
-                raise ValueError(f"{name} must be of values from 0 to 1. If it is of 0 to {white}: {divided}")
+        require_unit_scale(self.mean, self.std)
         return self
 
 

@@ -170,6 +170,8 @@ class Model:
     def of(cls, folders: Path | str | Sequence[Path | str], *, area_correct: AreaCorrection = "none") -> Model:
         """Check bundles, before any network is built; raises as `load_ensemble`."""
         paths = tuple(map(Path, [folders] if isinstance(folders, Path | str) else folders))
+        if not paths:
+            raise InputUnsupportedError("no model is named", place="--model", remedy="name at least one bundle")
         specs, shapes = zip(*map(checked_bundle, paths), strict=True)
         spec = joint_spec(specs)
         if area_correct != "none":

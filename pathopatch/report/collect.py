@@ -10,7 +10,7 @@ import pandas as pd
 import zarr
 
 from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file, read_stamp, read_table, require_schema
-from pathopatch.core.config import EvaluateConfig, GroupsConfig, parse
+from pathopatch.core.config import EvaluateConfig, GroupsConfig
 from pathopatch.core.errors import StaleArtefactError
 from pathopatch.core.files import inside, read_json
 from pathopatch.core.patients import patient_key
@@ -18,6 +18,7 @@ from pathopatch.core.status import listed_status, slide_ids
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.compare import comparison, evaluated_runs
 from pathopatch.evaluation.evaluate import require_current
+from pathopatch.evaluation.run_settings import study_settings
 from pathopatch.evaluation.summary import summarise_runs
 from pathopatch.groups import (
     PatchAttribute,
@@ -46,12 +47,7 @@ class Study:
     def __init__(self, work: Path, *, evaluate: EvaluateConfig | None = None) -> None:
         folder = WorkFolder(work)
         tiled = folder.tiled.root
-        if evaluate is None:
-            path = tiled / "study.json"
-            stored = read_json(path).get("evaluate", {}) if path.is_file() else {}
-            # A study of an earlier version may hold settings that are gone.
-            settings = {name: value for name, value in stored.items() if name in EvaluateConfig.model_fields}
-            evaluate = parse(EvaluateConfig, settings, place=str(path))
+        evaluate = evaluate or study_settings(work)
         self.name = work.resolve().name
         runs = evaluated_runs(work)
         self.stamps = _stamps(work, runs)  # by place in the work folder

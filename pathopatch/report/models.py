@@ -12,6 +12,7 @@ from pathopatch.evaluation.area_reliance import limits_text, verdict_text
 from pathopatch.evaluation.compare import by_validation, rows_of
 from pathopatch.evaluation.group_scores import smallest_group
 from pathopatch.evaluation.reference import is_plain_erm
+from pathopatch.evaluation.run_settings import called_method
 from pathopatch.groups import slides_of, units_of
 from pathopatch.groups.attribute import SOURCE_SLIDE
 from pathopatch.report.collect import Study, patients_in
@@ -24,7 +25,7 @@ _MOST_PANELS = 4  # more in a row are too narrow to read
 def models_summary(study: Study) -> dict[str, Any]:
     """Return what the report is about: cohort, thresholds, methods, seeds and versions."""
     configs, attribute = study.configs.values(), study.attribute
-    methods = runs_in_order(pd.DataFrame({"method": sorted({str(config.get("method", "")) for config in configs})}))
+    methods = runs_in_order(pd.DataFrame({"method": sorted({called_method(config) for config in configs})}))
     groups = study.groups
     listed = groups if groups is not None and SOURCE_SLIDE in groups else study.slides
     return {

@@ -47,7 +47,7 @@ _BACKGROUND = re.compile(r"(?:dark|bright)|[^=,]+=(?:dark|bright)(?:,[^=,]+=(?:d
 _SLIDE_LABELS = {"": None, "0": 0, "1": 1}
 _WHOLE_SLIDE: dict[str, Literal["none", "all"]] = {"none": "none", "all": "all"}  # words for a tumour mask
 _TRUE, _FALSE = ("1", "true", "yes", "x"), ("", "0", "false", "no")
-_FILE_NAME = re.compile(r"\w[\w. -]*")
+_FILE_NAME = re.compile(r"\w[\w. -]*(/\w[\w. -]*)*")  # without "." and ".." between its folders
 _DIGITS = 16
 _MOST_NAMED = 20  # rows that one message names
 PSEUDONYM = re.compile(rf"slide-(?:[0-9a-f]{{{_DIGITS}}}|of-row-\d+)")
@@ -365,16 +365,19 @@ class _RowParser:
             self._add("INPUT_MISSING", column, f"the environment does not define {undefined}",
                       f"set {undefined}, or write the path out")  # fmt: skip
             return text
-        # A file in the manifest's own folder, as most are: to join paths takes longer than all else of a row.
+        # A file below the manifest's own folder, as most are: to join paths takes longer than all else of a row.
         is_name = _FILE_NAME.fullmatch(text) is not None
         absolute = f"{self._folder}{os.sep}{text}" if is_name else str(self._folder / text)
         if not self._strict:
             return absolute
         is_there = is_slide if may_be_folder else is_file
+        path = split_fragment(absolute).path
+        # Of a hundred thousand missing files each is asked for once. A trailing slash is no difference.
+        is_missing = not any(os.path.lexists(name.rstrip("/")) for name in {absolute, path})
         # The whole text first: a file's own name may hold "#page=2".
-        if is_there(absolute) or (path := split_fragment(absolute).path) != absolute and is_there(path):
+        if not is_missing and (is_there(absolute) or path != absolute and is_there(path)):
             return absolute
-        if kind := special_kind(Path(absolute)):
+        if not is_missing and (kind := special_kind(Path(absolute))):
             self._add("INPUT_UNSUPPORTED", column, f"{absolute} is {kind}, not a file", "name a file", absolute)
         elif may_be_folder and is_folder(absolute):
             self._add("INPUT_UNSUPPORTED", column, f"the folder {absolute} is neither OME-Zarr nor DICOM",

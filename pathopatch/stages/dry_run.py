@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from pathopatch.core.config import BatchOptions
 from pathopatch.core.errors import PathopatchError
 from pathopatch.core.status import read_status
 from pathopatch.core.task import Outcome, SlidePlan, SlideTask
 from pathopatch.core.text import duration, pluralize
-from pathopatch.stages.batch.run import exit_code_of
+from pathopatch.stages.batch.run import chosen, exit_code_of
 
 if TYPE_CHECKING:
     from pathopatch.slides import Slide
@@ -63,12 +64,14 @@ class Plan:
         return "\n".join(line for line in (shown, totals, done) if line)
 
 
-def plan_tasks(tasks: Sequence[SlideTask[Any]], failures: Mapping[str, PathopatchError] | None = None) -> Plan:
-    """Return what tasks would do; `failures` are of slides that are known to be refused, by slide_id."""
+def plan_tasks(
+    tasks: Sequence[SlideTask[Any]], batch: BatchOptions, failures: Mapping[str, PathopatchError] | None = None
+) -> Plan:
+    """Return what `chosen` of some tasks would do; `failures` are known to be refused, by slide_id."""
     lines: list[dict[str, Any]] = []
     finished: list[dict[str, Any]] = []
     failed: list[Outcome] = []
-    for task in tasks:
+    for task in chosen(tasks, batch):
         try:
             if failures and task.slide_id in failures:
                 raise failures[task.slide_id]

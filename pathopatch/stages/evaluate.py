@@ -28,6 +28,7 @@ def evaluate_runs(
     """Evaluate runs, all finished ones by default, on every group; write the comparison and return it.
 
     Of a cross-validation the runs of each fold are evaluated, then their pooled test predictions, and of repetitions.
+    Settings are by default those that the study of the work folder has, if there was one.
 
     Raises
     ------
@@ -37,8 +38,9 @@ def evaluate_runs(
     from pathopatch.evaluation.compare import compare
     from pathopatch.evaluation.evaluate import evaluate_run
     from pathopatch.evaluation.pooled import fold_folders, pool_run
+    from pathopatch.evaluation.run_settings import study_settings
 
-    config = config or EvaluateConfig()
+    config = config or study_settings(work)
     folds = fold_folders(work)
     evaluated: set[str] = set()
     for part in folds or [work]:

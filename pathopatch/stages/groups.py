@@ -65,7 +65,7 @@ def form_groups(
     if not done:
         raise InputMissingError("no tiled slide", place=str(work / "patches"), remedy="run pathopatch tile first")
     require_one_geometry(tiled.root, done)
-    paths = {slide: tiled.patches(slide) for slide in done}
+    paths = {slide: tiled.patches(slide) for slide in sorted(done)}  # batches are drawn by the order of patches
     _require_scanned_shares(paths)
     inputs = {slide: artefacts.fingerprint_file(path) for slide, path in paths.items()}
     inputs["slides.parquet"] = artefacts.fingerprint_file(tiled.slides)

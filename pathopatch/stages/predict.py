@@ -143,16 +143,16 @@ def predict_plan(
     model: Model | Path | Sequence[Path],
     out: Path,
     config: PredictConfig,
+    batch: BatchOptions = DEFAULT_BATCH,
     *,
     slide_mpp: float | None = None,
-    force: bool = False,
 ) -> Plan:
     """Return what `predict_cohort` would do with slides; the gigabytes are read, not kept."""
     from pathopatch.stages.dry_run import plan_tasks
 
     require_unmixed(out, deidentify=config.deidentify)
     opened = model if isinstance(model, Model) else open_model(model, config)
-    return plan_tasks(predict_tasks(cohort, opened, out, config, slide_mpp=slide_mpp, force=force))
+    return plan_tasks(predict_tasks(cohort, opened, out, config, slide_mpp=slide_mpp, force=batch.force), batch)
 
 
 def predict_tasks(

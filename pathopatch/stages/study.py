@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pathopatch.core import artefacts, files
-from pathopatch.core.config import BatchOptions, StudyConfig, TrainConfig, head_settings, load_study
+from pathopatch.core.config import BatchOptions, StudyConfig, TrainConfig, head_settings, load_study, parse
 from pathopatch.core.errors import InputUnsupportedError, PathopatchError, StaleArtefactError
 from pathopatch.core.task import Outcome, Progress
 from pathopatch.core.work_folder import FOLDS, WorkFolder
@@ -24,7 +24,7 @@ from pathopatch.stages.evaluate import evaluate_runs, finished_runs
 from pathopatch.stages.groups import form_groups, form_hard_groups
 from pathopatch.stages.predict import predict_cohort
 from pathopatch.stages.tile import import_patches, tile_cohort
-from pathopatch.stages.train import check_networks, keep_to_one_thread, train_many, training_folders
+from pathopatch.stages.train import check_networks, keep_to_one_thread, require_search, train_many, training_folders
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -222,7 +222,8 @@ def study_runs(study: StudyConfig) -> list[TrainConfig]:
         "thresholds": [{"threshold": tau} for tau in study.groups.thresholds],
         "bins": [{"bins": study.groups.bins}] if study.groups.bins else [],
     }
-    rows = [(method, study.train.model_copy(update={"method": method})) for method in study.methods]
+    train = study.train.model_dump()
+    rows = [(method, parse(TrainConfig, {**train, "method": method}, place="methods")) for method in study.methods]
     rows += [(variant.name, variant.settings(study.train)) for variant in study.runs]
     runs = []
     for seed, kind in product(study.seeds, study.attributes):
@@ -235,6 +236,7 @@ def study_runs(study: StudyConfig) -> list[TrainConfig]:
                 base = dict(own)[row.groups_from].run_name if row.groups_from else ""
                 runs.append(row.model_copy(update={"groups_from": base}))
     runs = runs if study.features is None else [head_settings(run) for run in runs]
+    require_search(runs, study.tune)
     return [run for run in runs if run.seed == study.seeds[0] or _is_seeded(study, run)]
 
 

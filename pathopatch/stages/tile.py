@@ -101,7 +101,7 @@ def tile_plan(
         _refuse_mixed(table, rows, config, manifest_path)
         rows = _with_known_facts(rows, table)
     tasks = [tile_task(row, config, work, force=batch.force) for row in rows]
-    return plan_tasks(tasks, {slide_id: failure.error for slide_id, failure in failures.items()})
+    return plan_tasks(tasks, batch, {slide_id: failure.error for slide_id, failure in failures.items()})
 
 
 def _rows(

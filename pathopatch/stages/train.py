@@ -37,7 +37,7 @@ def recommended(work: Path, config: TrainConfig) -> tuple[TrainConfig, str]:
     given: dict[str, Any] = {name: getattr(config, name) for name in config.model_fields_set}
     is_of_tissue = not threshold_attributes(read_table(WorkFolder(work).groups))[0].is_patch_attribute
     if not LEARNT_BY_STEPS & given.keys():
-        own = {"method": "erm", "choose": True, "name": config.name or "chosen"} if is_of_tissue else {}
+        own = {"choose": True} if is_of_tissue else {}
         chosen = TrainConfig.model_validate(given | {"frozen": True} | own)
         what = "validation chooses masked erm, masked resample or interior erm" if is_of_tissue else "gerne"
         what = "interior erm, without validation" if is_of_tissue and chosen.select == "last" else what
@@ -78,10 +78,22 @@ def train_run(
     """
     from pathopatch.training.group_checks import runs_with_groups
 
+    require_search([config], search)
     parts = training_folders(work)
     runs_with_groups(parts, [config])  # refuse before the first of several folds is trained
     folders = [_train(part, search, force, config, progress) for part in parts]
     return folders[0] if len(folders) == 1 else work / FOLDS
+
+
+def require_search(configs: Sequence[TrainConfig], search: TuneConfig | None) -> None:
+    """Refuse a search where every run is a head of a frozen network."""
+    if search is not None and all(config.frozen for config in configs):
+        raise InputUnsupportedError(
+            "a head of a frozen network is solved exactly, and no trials are made of it",
+            place="[tune] trials",
+            remedy="leave it out: validation compares the heads of each penalty by [train] select; or name a network "
+            "to train in steps, such as [train] architecture = 'small-groupnorm'",
+        )
 
 
 def is_first_process() -> bool:
@@ -96,6 +108,7 @@ def search_plan_text(work: Path, config: TrainConfig, search: TuneConfig) -> str
     from pathopatch.training.run import cohort_settings
     from pathopatch.training.search import search_text
 
+    require_search([config], search)
     return search_text([cohort_settings(work, config)], search)
 
 

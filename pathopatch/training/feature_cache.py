@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -26,6 +28,8 @@ from pathopatch.training.dataset import PatchSet, load_patches
 from pathopatch.training.frozen import Backbone, Features, Head
 
 STAGE = "features"
+_DIGEST_BYTES = hashlib.sha256().digest_size  # at the end of a file, where NumPy does not look
+_log = logging.getLogger(__name__)
 Progress = Callable[[int, int, dict[str, float]], None]
 
 
@@ -39,7 +43,7 @@ def logits_from_cache(
     """
     network = load_network(bundle)
     assert isinstance(network, FrozenNetwork)
-    backbone = Backbone(network, spec.architecture, spec.mask, spec.crop_px, spec.mean, spec.std)
+    backbone = Backbone(network, spec.architecture, spec.timm_args, spec.mask, spec.crop_px, spec.mean, spec.std)
     cache = FeatureCache(work, groups, input_px=spec.input_px, **options)
     weight, bias = (values.detach().double().numpy() for values in network.classifier.parameters())
     blank = backbone.of_blank_channel()
@@ -104,17 +108,19 @@ class FeatureCache:
         stamp = fingerprint([*of, sorted(set(rows.get("pixels_checksum", ())))])
         with folder_lock(self._folder.root, _lock_name(slide_id, key), waiting_for=f"features of {slide_id}"):
             if path.is_file():
-                with np.load(path, allow_pickle=False) as stored:
-                    if str(stored["stamp"]) == stamp:
-                        return stored["patch_id"], stored["features"]
+                content = path.read_bytes()
+                if content[-_DIGEST_BYTES:] != hashlib.sha256(content[:-_DIGEST_BYTES]).digest():
+                    _log.warning("features of %s are damaged, and are computed anew: %s", slide_id, path)
+                elif str((stored := np.load(BytesIO(content), allow_pickle=False))["stamp"]) == stamp:
+                    return stored["patch_id"], stored["features"]
             masks: tuple[MaskKind, ...] = ("tissue",) if backbone.mask != "none" else ()
             splits = sorted(set(rows["split"]))
             patches = load_patches(self._work, rows, input_px=self._input_px, splits=splits, cache_gib=0, masks=masks)
             features = backbone.features(patches, device=self._device, threads=self._threads)
-            content = BytesIO()
-            np.savez(content, patch_id=patches.patch_id.astype(str), features=features, stamp=np.array(stamp))
+            npz = BytesIO()
+            np.savez(npz, patch_id=patches.patch_id.astype(str), features=features, stamp=np.array(stamp))
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(path, content.getvalue())
+            write_bytes(path, npz.getvalue() + hashlib.sha256(npz.getvalue()).digest())
         return patches.patch_id, features
 
 

@@ -7,8 +7,9 @@ is kept is solved on all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,19 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pathopatch.core.config import TrainConfig, TuneConfig
-from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError, NonFiniteError, PathopatchError
+from pathopatch.core.errors import (
+    GroupEmptyError,
+    InputCorruptError,
+    InputUnsupportedError,
+    NonFiniteError,
+    PathopatchError,
+)
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import Method
 from pathopatch.groups.assign import assign_folds
 from pathopatch.models.backbones import BACKBONES, weights_facts
 from pathopatch.models.device import pick_device
-from pathopatch.models.forward import append_mask
+from pathopatch.models.forward import PatchClassifier, append_mask
 from pathopatch.models.frozen import CROPPED_PX, WHOLE_PX, FeatureFunction, FrozenNetwork, is_transformer, open_features
 from pathopatch.models.interior import CropChoice, cut_crops
 from pathopatch.models.networks import InteriorCrops, build_network, weights_path
@@ -51,6 +58,8 @@ PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 CHOICES = (("normalise", "erm"), ("normalise", "resample"), ("interior", "erm"))
 """Mask and method of the heads that ``choose`` compares; the last is taken where validation lacks a group."""
 _BATCH = 256
+_COMPARED = 8  # training patches of which a bundle must give the head's answers
+_ROUNDING = 1e-3  # of features: OpenVINO's differ by 5e-5 in logits, those of a network with other heads by 8e-3
 _LITE_MEAN, _LITE_STD = 127 / 255, 128 / 255  # EfficientNet-Lite: (value - 127) / 128
 FeatureReader = Callable[[PatchSet, "Backbone"], NDArray[np.float32]]
 """Features (N, D) of patches; what has been computed before is read."""
@@ -64,6 +73,7 @@ class Backbone:
 
     network: FrozenNetwork
     architecture: str
+    timm_args: Mapping[str, Any]
     mask: str  # as `[train] mask`
     crop_px: int | None
     mean: tuple[float, ...]  # per channel, in the scale of [0, 1]
@@ -112,7 +122,8 @@ class Backbone:
 
     def facts(self) -> dict[str, Any]:
         """Return what the features of a patch depend on beside the patch, as plain values."""
-        about = {"architecture": self.architecture, "mask": self.mask, "crop_px": self.crop_px}
+        about: dict[str, Any] = {"architecture": self.architecture, "mask": self.mask, "crop_px": self.crop_px}
+        about["timm_args"] = dict(self.timm_args)  # such as the number of heads, which changes no tensor's shape
         about |= {"blank": True} if self.is_blank else {}
         return about | {"form": self.network.form.model_dump(), "mean": self.mean, "std": self.std}
 
@@ -160,7 +171,8 @@ def open_backbone(config: TrainConfig, channels: Sequence[str] | int, *, n_class
         mean, std = known.norm if known else lite if is_lite else (tuple(own["mean"]), tuple(own["std"]))
         if form.by_channel:
             mean, std = ((float(np.mean(values)),) * count for values in (mean, std))
-    return Backbone(network, config.architecture, config.mask, config.interior.crop_px, mean, std)
+    crop_px = config.interior.crop_px
+    return Backbone(network, config.architecture, config.timm_args, config.mask, crop_px, mean, std)
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,6 +209,18 @@ class Head:
     def logits(self, features: Features) -> NDArray[np.float64]:
         """Return logits (N, K) of features (N, D)."""
         return np.asarray(features.astype(np.float64) @ self.weight.T + self.bias)
+
+    def compare(self, model: PatchClassifier, patches: PatchSet, features: Features) -> None:
+        """Refuse a model that answers patches otherwise than this head their features; it was solved on others."""
+        size = np.abs(features).astype(np.float64) @ np.abs(self.weight.T) + np.abs(self.bias)
+        tissue = None if patches.tissue is None else patches.tissue.read(slice(None))
+        difference = np.abs(model.predict_logits(patches.read(slice(None)), tissue) - self.logits(features))
+        if not (difference <= _ROUNDING * size).all():
+            raise InputCorruptError(
+                f"the head was solved on other features than the network gives: logits are {difference.max():.3g} off",
+                place="features",
+                remedy="remove the folder features from the work folder, and train again",
+            )
 
     def apply_to(self, layer: nn.Linear) -> None:
         """Write the head into a network's last layer."""
@@ -289,6 +313,8 @@ def fit_frozen(
             sensitivity=config.sensitivity,
             answered=view.answered(fold >= 0),
         )
+    index = np.flatnonzero(is_train & view.has_answer)
+    asked = index[np.linspace(0, len(index) - 1, _COMPARED).astype(np.int64)]
     without_crop = int((~view.has_answer[is_train]).sum()), int((~view.has_answer[~is_train]).sum())
     network = network if view.crops is None else InteriorCrops(network, view.crops.crop_px)
     return TrainingResult(
@@ -312,6 +338,7 @@ def fit_frozen(
             else None
         ),
         backbone=view.backbone.network.form,
+        compare=partial(head.compare, patches=train.rows(asked), features=view.features[asked]),
         largest_s=largest_s,
     )
 

@@ -28,7 +28,7 @@ def method_of(config: TrainConfig) -> Method:
 
 def own_parameters(config: TrainConfig) -> dict[str, Any]:
     """Return the settings that only the configured method reads: its own table, if it has one."""
-    own = getattr(config, config.method, None) if parameters_of(config.method) else None
+    own = getattr(config, config.method.replace("-", "_"), None) if parameters_of(config.method) else None
     return (own.model_dump() if isinstance(own, Config) else {}) | config.method_args
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pathopatch.core.config import TrainConfig
+from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.interior import CropChoice
 from pathopatch.models.spec import BackboneSpec
 from pathopatch.training.dataset import PatchSet
@@ -41,6 +42,8 @@ class TrainingResult:
     # Of each patch of train and val, z1 - z0 by the frozen head that was solved without its inner fold; None without.
     inner_fold_logit: Mapping[str, float] | None = None
     backbone: BackboneSpec | None = None
+    # Of a frozen network: refuses a bundle that answers some training patches otherwise than the head their features.
+    compare: Callable[[PatchClassifier], None] | None = None
     largest_s: float | None = None  # of gerne on a frozen network: the bound, where it took the place of a larger s
 
     def logits(

@@ -206,7 +206,7 @@ def write_run(
     spec = _bundle_spec(work, groups, bins, result, used, made.stamp, train)
     # A bundle holds the network of the crops; the rule by which they are cut is in its spec.
     network = result.network.network if isinstance(result.network, InteriorCrops) else result.network
-    save_bundle(folder / MODEL, network, spec)
+    save_bundle(folder / MODEL, network, spec, compare=result.compare)
     write_json(folder / "config.json", config.model_dump(mode="json"))
     write_csv(folder / "history.csv", pd.DataFrame(list(result.history)))
     if result.inner_fold_logit is not None:
@@ -250,6 +250,9 @@ def _bundle_spec(
     if not config.is_solved:  # a head is solved without steps
         names += ["optimizer", "learning_rate", "steps", "batch_per_class"]
     parameters = {name: getattr(config, name) for name in names} | own_parameters(config)
+    if not config.frozen and str(config.pretrained) != "none":  # of a frozen network the backbone says it
+        is_file = str(config.pretrained) != "efficientnet-lite0"
+        parameters["pretrained"] = Path(config.pretrained).name + " (licence not known)" * is_file
     if config.bins:
         parameters |= config.model_dump(mode="json", include={"bins", "least_per_bin"})
     if config.groups_from:

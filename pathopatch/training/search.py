@@ -39,7 +39,8 @@ MEASURES = (*(f"{name}{end}" for name in ("wga", "gba") for end in ("", "_low", 
 
 
 def search_text(configs: Sequence[TrainConfig], search: TuneConfig) -> str:
-    """Return the trials and steps of the searches of some runs as text."""
+    """Return the trials and steps of the searches of some runs as text; heads of frozen networks have none."""
+    configs = [config for config in configs if not config.frozen]
     cost = f"{search.trials * sum(config.steps for config in configs)} steps in all"
     cost = "each solved to convergence" if all(config.is_solved for config in configs) else cost
     return f"search: {pluralize(search.trials, 'trial')} for {pluralize(len(configs), 'run')}, {cost}"
@@ -150,7 +151,7 @@ def finished_trials(study: optuna.Study) -> dict[int, FrozenTrial]:
     return dict(sorted(finished.items()))
 
 
-def trial_folder(folder: Path, number: int) -> Path:
+def trial_folder(folder: Path, number: int | str) -> Path:
     """Return the folder of a trial's checkpoint."""
     return folder / f"trial-{number}"
 
@@ -166,10 +167,10 @@ def record_trial(study: optuna.Study, trial: FrozenTrial, *, folder: Path) -> No
             shutil.rmtree(trial_folder(folder, number), ignore_errors=True)
 
 
-def remove_checkpoints(folder: Path, study: optuna.Study) -> None:
+def remove_checkpoints(folder: Path) -> None:
     """Remove the checkpoints of a search that is over; its journal stays."""
-    for number in finished_trials(study):
-        shutil.rmtree(trial_folder(folder, number), ignore_errors=True)
+    for trial in folder.glob(trial_folder(Path(), "*").name):
+        shutil.rmtree(trial, ignore_errors=True)
 
 
 def best_trial(finished: dict[int, FrozenTrial]) -> FrozenTrial | None:

@@ -69,6 +69,7 @@ def tune(
     lock, waiting_for = slide_lock(config.run_name, "tune"), f"the search {config.run_name}"
     with folder_lock(work, lock, waiting_for=waiting_for), artefact(folder / RUN, stamp=stamp, force=force) as made:
         if made.is_current:
+            remove_checkpoints(place)  # of a search that was killed once its run was finished
             return folder
         require_groups(groups, config)
         begin_run(folder)
@@ -91,7 +92,7 @@ def tune(
         }
         write_json(folder / SEARCH, facts)
         write_run(work, folder, result, best, made, train=train, seconds=time.perf_counter() - start)
-        remove_checkpoints(place, study)
+        remove_checkpoints(place)
     return folder
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 from made_slides import disc_image, write_channel
 
 Type = Callable[..., int]
@@ -37,20 +36,3 @@ def test_cleaning_prints_what_it_removed_and_what_it_kept(tmp_path: Path, typed:
     assert said("clean", tmp_path, "--force", "--quiet").out == "1 removed, 0.000 GB\n"
     assert not left.exists()
     assert typed("clean", tmp_path / "none") == 1
-
-
-@pytest.mark.parametrize(
-    ("words", "instead"),
-    [
-        ("index work", "DuckDB"),
-        ("clean --cache", "cache folder"),
-        ("demo --quick -o out", "leave --quick out"),
-        ("status out --tables", "at its end"),
-    ],
-)
-def test_what_is_gone_names_its_replacement(words: str, instead: str, said: Callable) -> None:
-    assert instead in said(*words.split(), code=2).err
-
-
-def test_a_folder_that_is_called_like_a_removed_command_says_nothing_of_it(said: Callable) -> None:
-    assert "is gone" not in said("status", "index", "--wrong", code=2).err

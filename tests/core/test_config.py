@@ -107,6 +107,19 @@ def test_equal_thresholds_and_unsorted_bins_are_refused() -> None:
         parse(GroupsConfig, {"bins": [0.5, 0.3]}, place="test")
 
 
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        ({"mean": (123.7,), "std": (58.4,)}, r"values from 0 to 1\. If it is of 0 to 255: 123\.7 / 255 = 0\.485"),
+        ({"mean": (0.5,), "std": (1e-30,)}, "std is 1e-30: .* is constant; use 1"),
+        ({"batch_per_class": 10**9}, "less than or equal to 8192"),
+    ],
+)
+def test_numbers_that_no_training_could_use_are_refused(raw: dict[str, object], reason: str) -> None:
+    with pytest.raises(InputUnsupportedError, match=reason):
+        parse(TrainConfig, raw, place="test")
+
+
 @pytest.mark.parametrize("given", [False, 5, ["a"]])
 def test_pretrained_of_another_kind_is_refused_in_plain_words(given: object) -> None:
     with pytest.raises(InputUnsupportedError) as caught:

@@ -84,9 +84,12 @@ def test_a_manifest_of_600_rows_without_their_files_is_two_lines() -> None:
         )
         for n in range(2, 602)
     ]
+    twelve = str(TableError(problems[:12], place="cohort.csv"))
+    assert twelve.endswith(f"(in 12 rows: {', '.join(map(str, range(2, 14)))})")
     assert str(TableError(problems, place="cohort.csv")).splitlines() == [
         "600 problems in the table [cohort.csv]",
-        "  INPUT_MISSING: column 'path': no file /x/… Remedy: correct the path (in 600 rows: 2, 3, 4, …)",
+        "  INPUT_MISSING: column 'path': no file /x/… Remedy: correct the path (in 600 rows: "
+        f"{', '.join(map(str, range(2, 22)))}, …)",
     ]
 
 

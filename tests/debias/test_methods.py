@@ -259,13 +259,9 @@ def test_a_registered_method_is_a_setting_with_its_parameters() -> None:
         methods.register_method("gerne", registered.area_matched)
 
 
-@pytest.mark.parametrize(
-    ("name", "use"),
-    [("dfr", "two_steps"), ("gerne-unknown", "--from-run"), ("intervene", "auto"), ("DRO", "groupdro")],
-)
-def test_a_removed_or_unknown_method_is_refused_with_what_to_use(name: str, use: str) -> None:
-    with pytest.raises(ValueError, match=use):
-        TrainConfig(method=name)
+def test_an_unknown_method_is_refused_with_what_to_use() -> None:
+    with pytest.raises(ValueError, match=r"no method gernee: did you mean gerne\? Use one of erm, "):
+        TrainConfig(method="gernee")
 
 
 def test_auto_balances_groups_and_where_one_is_empty_classes() -> None:

@@ -312,10 +312,13 @@ def test_a_bad_erm_run_is_no_reference_for_want_of_another_of_its_seed(work: Pat
 def test_erm_that_sees_masked_patches_is_no_reference(work: Path, given: dict[str, Any]) -> None:
     remedy = TrainConfig(method="erm", threshold=0.5, name="remedy", **given)
     write_run(work, remedy, {"val": (10, 10, 10, 10), "test": (9, 9, 9, 9)})
+    write_json(work / "runs" / remedy.run_name / "run.json", {"chosen": {"mask": "interior", "method": "erm"}})
+    (work / "runs" / remedy.run_name / "history.csv").write_text("mask,method\ninterior,erm\n")
     table = compare(work, config=QUICK).set_index("run")
-    assert table.loc["erm-t0.5-s0-remedy", "reference"] == "erm-balanced-t0.5-s0"
-    assert table.loc["erm-t0.5-s0-remedy", "gain_wga"] == pytest.approx(0.9 - 0.3)
-    alone = compare(work, ["gerne-t0.5-s0", "erm-t0.5-s0-remedy"], config=QUICK)
+    assert table.loc[remedy.run_name, "method"] == ("chosen: interior erm" if remedy.choose else "erm")
+    assert table.loc[remedy.run_name, "reference"] == "erm-balanced-t0.5-s0"
+    assert table.loc[remedy.run_name, "gain_wga"] == pytest.approx(0.9 - 0.3)
+    alone = compare(work, ["gerne-t0.5-s0", remedy.run_name], config=QUICK)
     assert alone["reference"].tolist() == ["", ""]
     text = "No gain is given where no plain ERM run (no mask, no composing, no choice) had the same steps"
     assert text in comparison_text(work, alone)

@@ -253,3 +253,5 @@ def test_the_command_judges_a_bundle_and_refuses_a_run_beside_it(outside: Path, 
     assert (outside / "evaluations" / "by-cli" / "metrics.json").is_file()
     assert CliRunner().invoke(app, ["evaluate", str(outside), "--model", str(bundle), "--run", "x"]).exit_code == 2
     assert CliRunner().invoke(app, ["evaluate", str(outside), "--split", "val"]).exit_code == 2
+    early = CliRunner().invoke(app, ["evaluate", str(outside / "new"), "--model", str(bundle)])
+    assert "groups.parquet] Remedy: run pathopatch groups WORK" in str(early.exception)

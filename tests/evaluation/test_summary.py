@@ -24,7 +24,7 @@ from pathopatch.core.text import pluralize
 from pathopatch.evaluation import summary
 from pathopatch.evaluation.group_scores import effective_sizes, smallest_group, too_few_of
 from pathopatch.evaluation.reference import Measured
-from pathopatch.evaluation.run_settings import row_name
+from pathopatch.evaluation.run_settings import row_name, run_records
 from pathopatch.groups import TissueThreshold
 from pathopatch.stages.groups import fold_tables, write_folds
 from pathopatch.stages.train import train_run
@@ -142,7 +142,7 @@ def test_a_chosen_row_says_which_heads_validation_took(tmp_path: Path) -> None:
         rows = "".join(f"{mask},{method}\n" for mask, method in stood)
         (tmp_path / f"folds/{fold}/runs/a/history.csv").write_text(f"mask,method\n{rows}")
     (tmp_path / "folds/4/runs/a").mkdir(parents=True)  # was not trained
-    assert summary._chosen_text(summary._records(tmp_path, "a")) == (
+    assert summary._chosen_text(run_records(tmp_path, "a")) == (
         "normalise erm 2 times, chosen by validation of 3 candidates; normalise resample 1 time, chosen by validation "
         "of 3 candidates; interior erm 1 time, the only candidate, so nothing was chosen"
     )
@@ -271,7 +271,7 @@ def test_the_methods_paragraph_has_the_numbers_of_the_records_alone(
 
     monkeypatch.setattr(frozen.Backbone, "features", quick_features)
     monkeypatch.setattr(frozen, "PENALTIES", (1.0, 10.0))
-    monkeypatch.setattr(training_run, "save_bundle", lambda *_: None)  # no model is asked for anything
+    monkeypatch.setattr(training_run, "save_bundle", lambda *_, **__: None)  # no model is asked for anything
     save_file(timm.create_model("test_efficientnet", num_classes=2).state_dict(), tmp_path / "weights.safetensors")
     work = tmp_path / "work"
     with warnings.catch_warnings():

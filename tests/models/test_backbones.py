@@ -262,7 +262,9 @@ def test_a_bundle_holds_the_head_alone_and_finds_its_backbone(trained, tmp_path,
     save_bundle(bundle, network, spec)
     assert sorted(load_file(bundle / "model.safetensors")) == ["classifier.bias", "classifier.weight"]
     assert not (bundle / "model.onnx").exists()
-    assert f"w.safetensors, not in this bundle; SHA-256 {file_sha256(path)}" in (bundle / "README.md").read_text()
+    licence = "licence: not known, of a file that whoever trained the model named"
+    told = f"w.safetensors, not in this bundle; {licence}; SHA-256 {file_sha256(path)}"
+    assert told in (bundle / "README.md").read_text()
     x, tissue = sample_patches(spec)
     with torch.inference_mode():
         mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))

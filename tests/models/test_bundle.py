@@ -22,6 +22,7 @@ from pathopatch.core.errors import (
     CheckpointUnsafeError,
     InputCorruptError,
     InputMissingError,
+    InputUnsupportedError,
 )
 from pathopatch.heatmaps.model_record import read_model_record, write_model_record
 from pathopatch.models.bundle import bundle_fingerprint, record_reliance, rewrite_graph, save_bundle
@@ -143,6 +144,8 @@ def test_a_bundle_made_before_a_setting_existed_is_read_with_its_default(bundle)
 @pytest.mark.parametrize("changes", [{"decision_threshold": 1.5}, {"temperature": 2.0}, {"min_tissue": 0.5}], ids=str)
 def test_an_edited_setting_predicts_only_once_it_is_confirmed(bundle, changes):
     edit_spec(bundle, **changes)
+    with pytest.raises(InputUnsupportedError, match="no model is named"):
+        load_ensemble([])
     for opened in (load_model, Model.of, lambda folder: load_ensemble([folder])):
         with pytest.raises(InputCorruptError, match=r"settings of the model .*verify .* --write"):
             opened(bundle)

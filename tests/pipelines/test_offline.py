@@ -55,7 +55,7 @@ TYPED = {
 """What is typed after each command, in this order, in one folder."""
 FROZEN = {
     "train": "made --threshold 0.5 --device cpu",
-    "predict": "{example}/manifest.csv --model made/runs/erm-t0.5-s0-chosen/model -o frozen --device cpu",
+    "predict": "{example}/manifest.csv --model made/runs/chosen-t0.5-s0/model -o frozen --device cpu",
 }
 """What is typed then: a frozen network, whose weights come from a package."""
 pytestmark = pytest.mark.timeout(1500)

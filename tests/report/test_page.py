@@ -230,7 +230,7 @@ def test_a_row_is_called_by_what_it_is_and_the_default_stands_beside(tmp_path: P
     page = Page(write_report(work, evaluate=QUICK))
     for words in ("plain training: erm-t0.25-s0-plain", "erm, crops within tissue: erm-t0.25-s0-small"):
         assert words in page.text
-    assert "chosen head: erm-t0.25-s0-chosen, the default" in page.text
+    assert "chosen head: chosen-t0.25-s0-chosen, the default" in page.text
     assert "erm, crops within tissue against plain training, without a claim: the worst group rose" in page.text
     assert "debiased:" not in page.text
 

@@ -133,5 +133,10 @@ def test_a_plan_of_predictions_has_the_models_geometry_and_lists_misfits(tmp_pat
         predict_to(slide, load_model(tmp_path / "model"), tmp_path / "out", slide_id="s0")
     again = predict_plan(rows, [tmp_path / "model"], tmp_path / "out", PredictConfig())
     assert (len(again.table), again.finished["slide_id"].tolist(), again.exit_code) == (0, ["s0"], 3)
+    update_status(tmp_path / "out", "s1", "predict", {"state": "failed"})
+    retried = predict_plan(
+        rows, [tmp_path / "model"], tmp_path / "out", PredictConfig(), BatchOptions(retry_failed=True)
+    )
+    assert ([outcome.slide_id for outcome in retried.failed], len(retried.finished)) == (["s1"], 0)
     other = predict_plan(rows[:1], [tmp_path / "model"], tmp_path / "out", PredictConfig(stride_px=32))
     assert [outcome.code for outcome in other.failed] == ["STALE_ARTEFACT"]

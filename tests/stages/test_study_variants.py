@@ -70,6 +70,7 @@ def test_a_row_changes_single_settings_of_a_methods_table():
         ([{"method": "erm"}], "name"),
         ([{"name": "a", "method": "gern"}], "gern"),
         ([{"name": "a", "stepz": 3}], "unknown key"),
+        ([{"name": "a", "frozen": True, "choose": True, "mask": "interior"}], "leave out choose, or method and mask"),
         ([{"name": "a", "seed": 3}], r"seed of \[\[runs\]\]"),
         ([{"name": "a", "bins": [0.3, 0.6]}], r"bins of \[\[runs\]\]"),
         ([{"name": "\N{GREEK SMALL LETTER BETA}", "method": "erm"}], "name"),
@@ -79,6 +80,18 @@ def test_a_row_changes_single_settings_of_a_methods_table():
 def test_rows_that_cannot_be_run_are_refused(runs, problem):
     with pytest.raises(InputUnsupportedError, match=problem):
         _study(runs=runs)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"train": {"frozen": True, "choose": True}, "methods": ["gerne"]}, "leave out choose, or method"),
+        ({"train": {}, "tune": {"trials": 20}}, "solved exactly, and no trials are made"),
+    ],
+)
+def test_settings_that_no_row_could_follow_are_refused(given, problem):
+    with pytest.raises(InputUnsupportedError, match=problem):
+        study_runs(_study(**given))
 
 
 @pytest.mark.parametrize(
@@ -101,6 +114,7 @@ def test_a_study_that_names_no_row_takes_a_frozen_network_unless_steps_are_given
     assert [run.row_name for run in runs[4:]] == [last] * bool(last)
     assert all(run.frozen == frozen for run in runs)
     assert [run.choose for run in runs] == [False] * 4 + [frozen] * bool(last)
+    assert all(run.run_name.startswith("chosen" if run.choose else run.method) for run in runs)
 
 
 def test_a_row_may_be_frozen_beside_rows_from_scratch_and_the_other_way_round():

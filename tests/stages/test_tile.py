@@ -2,6 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 from made_slides import write_channel, write_rgb_pyramid
@@ -155,6 +156,10 @@ def test_blocks_of_a_manifest_reach_every_table_and_no_fold_divides_one(tmp_path
     groups = form_groups(work, GroupsConfig(thresholds=(0.5,)), folds=3)
     assert groups.drop_duplicates("slide_id")["block"].tolist() == due
     assert (groups.groupby("block")["fold"].nunique() == 1).all()
+    manifest.write_text(head + "".join(rows[::-1]))  # whose order decides nothing
+    tile_cohort(manifest, tmp_path / "turned", TileConfig(patch_px=32))
+    turned = form_groups(tmp_path / "turned", GroupsConfig(thresholds=(0.5,)), folds=3)
+    pd.testing.assert_frame_equal(turned, groups)
     manifest.write_text("slide_id,patient_id,path\nS0,P0,0.tif\n")
     tile_cohort(manifest, tmp_path / "other", TileConfig(patch_px=32))
     tables = [tmp_path / "other" / name for name in ("slides.parquet", "patches/S0.parquet")]

@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 from made_patches import small_config, write_work
+from typer.testing import CliRunner
 
+from pathopatch.cli import app
 from pathopatch.core.artefacts import Stamp, read_table, write_table
-from pathopatch.core.config import TrainConfig
+from pathopatch.core.config import EvaluateConfig, TrainConfig
 from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
+from pathopatch.core.files import write_json
 from pathopatch.core.workers import Workers
 from pathopatch.stages import train as train_stage
+from pathopatch.stages.evaluate import evaluate_runs
 from pathopatch.stages.train import check_networks, keep_to_one_thread, recommended, train_many
 from pathopatch.training.group_checks import runs_with_groups
 
@@ -23,7 +27,7 @@ def test_who_says_nothing_gets_a_frozen_network_whose_head_is_chosen(tmp_path: P
     write_work(tmp_path)
     chosen, text = recommended(tmp_path, TrainConfig(threshold=0.5, seed=3))
     assert (chosen.frozen, chosen.choose, chosen.threshold) == (True, True, 0.5)
-    assert chosen.run_name == "erm-t0.5-s3-chosen"
+    assert chosen.run_name == "chosen-t0.5-s3"
     assert text.startswith("train: tf_efficientnet_lite0, frozen; validation chooses")
     assert "frozen; interior erm, without validation" in recommended(tmp_path, TrainConfig(select="last"))[1]
     for own in ({"method": "gerne"}, {"mask": "none"}, {"gerne": {"c": 1.0}}, {"frozen": True}):
@@ -126,6 +130,37 @@ def test_runs_side_by_side_equal_runs_one_by_one_and_an_error_comes_last(tmp_pat
         assert (before / "model/model.safetensors").read_bytes() == (after / "model/model.safetensors").read_bytes()
     assert sorted(words[:3] for words in shown) == [("train", 0, 2), ("train", 1, 2), ("train", 2, 2)]
     assert (tmp_path / "b" / "runs" / longer[1].run_name / "run.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("typed", "exit_code", "text"),
+    [
+        (("--trials", "4"), 1, "a head of a frozen network is solved exactly"),
+        (("--frozen", "--choose", "--mask", "none"), 2, "--mask: validation chooses it"),
+    ],
+)
+def test_options_that_an_exact_head_cannot_follow_are_refused(
+    tmp_path: Path, typed: tuple[str, ...], exit_code: int, text: str
+) -> None:
+    write_work(tmp_path)
+    done = CliRunner().invoke(app, ["train", str(tmp_path), *typed])
+    assert (done.exit_code, text in f"{done.stderr}{done.exception}") == (exit_code, True)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_evaluate_repeats_what_the_study_of_the_work_folder_did(tmp_path: Path) -> None:
+    write_work(tmp_path)
+    assert not train_many(tmp_path, [small_config(method="erm")], None)
+    stated = {"bootstrap": 20, "ablation": False}
+    evaluate_runs(tmp_path, None, EvaluateConfig(**stated))
+    write_json(tmp_path / "study.json", {"evaluate": stated})
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.suffix in (".csv", ".json")}
+    done = CliRunner().invoke(app, ["evaluate", str(tmp_path), "--quiet"])
+    assert done.exit_code == 0, done.exception
+    assert {path: path.read_bytes() for path in before} == before
+    (tmp_path / "other.toml").write_text("[evaluate]\nbootstrap = 10\n")
+    done = CliRunner().invoke(app, ["evaluate", str(tmp_path), "--config", str(tmp_path / "other.toml")])
+    assert "bootstrap was 20, is 10" in str(done.exception)
 
 
 def test_choose_is_refused_where_the_groups_are_not_of_tissue(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 
 from pathopatch.core.artefacts import Stamp, read_table
 from pathopatch.core.config import GroupsConfig, TrainConfig
-from pathopatch.core.errors import BetaOutOfBoundsError, GroupEmptyError, InputUnsupportedError
+from pathopatch.core.errors import BetaOutOfBoundsError, GroupEmptyError, InputCorruptError, InputUnsupportedError
 from pathopatch.core.files import read_json
 from pathopatch.core.mask_bits import pack_masks
 from pathopatch.evaluation.evaluate import evaluate_run
@@ -270,6 +271,48 @@ def test_features_of_a_work_folder_are_computed_once(tmp_path: Path, monkeypatch
         logits = model.predict_logits(blanked, patches.tissue.read(slice(0, len(patches))))
         np.testing.assert_allclose(logits[:, 1] - logits[:, 0], own[f"{WITHOUT}{name}"], atol=1e-4)
         assert np.abs(own[f"{WITHOUT}{name}"] - own["logit"]).max() > 1e-2
+
+
+def test_arguments_that_change_no_shape_have_features_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frozen, "WHOLE_PX", 32)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)  # a graph would take seconds of each bundle
+    write_work(tmp_path, contrast=0.3)
+    save_file(timm.create_model("test_vit", num_classes=2).state_dict(), tmp_path / "vit.safetensors")
+    vit = {"threshold": 0.25, "architecture": "test_vit", "input_px": 16}
+
+    def config(name: str, **timm_args: Any) -> TrainConfig:
+        return config_of(tmp_path / "vit.safetensors", **vit, timm_args=timm_args, name=name)
+
+    # A bundle is written only if it answers some training patches as its head does their features.
+    runs = [fit(tmp_path, config("plain")), fit(tmp_path, config("heads", num_heads=4))]
+    assert len(list((tmp_path / "features").iterdir())) == len(list(tmp_path.glob("runs/*/model"))) == len(runs)
+    plain = frozen.open_backbone(config("plain"), 2).facts()
+    monkeypatch.setattr(Backbone, "facts", lambda self: plain)
+    with pytest.raises(InputCorruptError, match="solved on other features"):
+        fit(tmp_path, config("other", act_layer="SiLU"))
+    assert len(list(tmp_path.glob("runs/*/model"))) == len(runs)
+
+
+def test_damaged_features_are_computed_anew_and_told(
+    weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    groups = write_work(tmp_path)
+    backbone = frozen.open_backbone(config_of(weights, device="cpu"), 2)
+    cache = feature_cache.FeatureCache(tmp_path, groups, input_px=16, device="cpu")
+    patches = feature_cache.load_patches(tmp_path, groups, input_px=16, splits=("train",))
+    features = cache(patches, backbone)
+    (path,) = tmp_path.glob("features/*/slide-train.npz")
+    content = path.read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    for damaged in (b"", content[:middle], content[:-1], flipped):
+        path.write_bytes(damaged)
+        caplog.clear()
+        np.testing.assert_array_equal(cache(patches, backbone), features)
+        assert "slide-train are damaged, and are computed anew" in caplog.text
+        assert path.read_bytes() == content
 
 
 @pytest.mark.slow

@@ -8,14 +8,25 @@ from made_patches import write_work
 
 from pathopatch.core.artefacts import Stamp, write_table
 from pathopatch.core.config import TrainConfig, TuneConfig
+from pathopatch.core.config.training import GerneConfig
 from pathopatch.core.errors import BetaOutOfBoundsError, GroupEmptyError
 from pathopatch.debias.methods import NAMES
 from pathopatch.groups import assign_groups
-from pathopatch.training.group_checks import require_groups, runs_with_groups
+from pathopatch.training import group_checks
+from pathopatch.training.group_checks import own_parameters, require_groups, runs_with_groups
 from pathopatch.training.run import fit
 from pathopatch.training.tune import tune
 
 SMALL = {"input_px": 16, "steps": 2, "batch_per_class": 4, "evaluations": 1, "threads": 1}
+
+
+def test_a_method_with_a_hyphen_has_settings_under_its_name_with_an_underscore(monkeypatch: pytest.MonkeyPatch) -> None:
+    class WithSection(TrainConfig):
+        my_method: GerneConfig = GerneConfig(c=0.25)
+
+    monkeypatch.setattr(group_checks, "parameters_of", lambda _: ("c",))
+    config = WithSection.model_construct(method="my-method", method_args={"k": 3.0})
+    assert own_parameters(config) == {"c": 0.25, "beta": 1.0, "k": 3.0}
 
 
 def graded(*, val_least: float = 0.1, own: bool = False) -> pd.DataFrame:

@@ -44,8 +44,9 @@ def test_a_killed_search_goes_on_to_the_same_trials_and_winner(tmp_path: Path) -
     assert steps[0] == (7, 12)  # the first trial is not done again, the second goes on after its last evaluation
     for name in SAME:
         assert (folder / name).read_bytes() == (undisturbed / name).read_bytes()
+    (folder / "search" / "trial-1").mkdir()  # as of a search that was killed behind its run.json
     assert tune(tmp_path / "b", small_config(), SEARCH, progress=kill) == folder  # finished: nothing runs
-    assert not list(folder.rglob("checkpoint*"))
+    assert not [*folder.rglob("checkpoint*"), *folder.rglob("trial-*")]
 
 
 def test_a_winner_found_before_the_interruption_is_not_trained_again(
@@ -118,10 +119,10 @@ def test_the_command_says_what_it_takes_and_takes_its_objective(tmp_path: Path) 
     write_work(tmp_path)
     (tmp_path / "s.toml").write_text(
         'manifest = "m.csv"\nwork = "."\n[train]\ninput_px = 16\nsteps = 4\nbatch_per_class = 4\nevaluations = 2\n'
-        "threads = 1\n"
+        "threads = 1\n[tune]\ntrials = 4\n"
     )
     command = ["train", str(tmp_path), "--config", str(tmp_path / "s.toml")]
-    done = CliRunner().invoke(app, [*command, "--trials", "4", "--objective", "gba"])
+    done = CliRunner().invoke(app, [*command, "--objective", "gba"])
     assert done.exit_code == 0, done.output
     assert "search: 4 trials for 1 run, 16 steps in all" in done.stderr
     folder = tmp_path / "runs" / "auto-t0.25-s0-masked"

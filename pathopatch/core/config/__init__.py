@@ -14,6 +14,7 @@ from pathopatch.core.config.base import PatchLimits as PatchLimits
 from pathopatch.core.config.base import field_docs as field_docs
 from pathopatch.core.config.base import mpp_agrees as mpp_agrees
 from pathopatch.core.config.base import parse as parse
+from pathopatch.core.config.base import require_unit_scale as require_unit_scale
 from pathopatch.core.config.base import tables_of as tables_of
 from pathopatch.core.config.slides import UNCERTAIN_BELOW as UNCERTAIN_BELOW
 from pathopatch.core.config.slides import AnnotationConfig as AnnotationConfig

@@ -30,6 +30,9 @@ MIN_SCANNED = 0.5
 LEAST_PX, MOST_PX = 8, 4096
 """Smallest and largest side of a patch; others are a mistake."""
 
+_LEAST_STD = 1e-6
+"""Standard deviation of a channel in [0, 1] below which rounding alone varies it."""
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 """Of random numbers: what NumPy, torch and scikit-learn all take, and sums with small numbers as well."""
@@ -44,6 +47,17 @@ def mpp_agrees(*mpps: float) -> bool:
     """Return whether scales, um/px, count as one: the coarsest is at most `MPP_TOLERANCE` above the finest."""
     # Written with "not", so that NaN, an unknown scale, contradicts nothing.
     return not max(mpps) > (1 + MPP_TOLERANCE) * min(mpps)
+
+
+def require_unit_scale(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuse by ValueError a mean and a standard deviation of channels that are not of values from 0 to 1."""
+    for name, values in (("mean", mean), ("std", std)):
+        if (largest := max(map(abs, values), default=0)) > 1:
+            white = 255 if largest <= 255 else 65535
+            divided = ", ".join(f"{value:g} / {white} = {value / white:.3g}" for value in values)
+            raise ValueError(f"{name} must be of values from 0 to 1. If it is of 0 to {white}: {divided}")
+    if (least := min(std, default=1)) < _LEAST_STD:
+        raise ValueError(f"std is {least:g}: a channel that varies less than {_LEAST_STD:g} is constant; use 1 for it")
 
 
 class PatchLimits(TypedDict):

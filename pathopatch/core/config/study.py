@@ -146,8 +146,9 @@ class RunVariant(Config):
     def settings(self, train: TrainConfig) -> TrainConfig:
         """Return the settings of the row's runs, by the study's own `train`."""
         own, base = self.model_extra or {}, train.model_dump()
-        if own.get("frozen", train.frozen) != train.frozen:  # a network of its own, at its own size
-            base = {name: value for name, value in base.items() if name not in _OF_NETWORK}
+        is_other = own.get("frozen", train.frozen) != train.frozen  # a network of its own, at its own size
+        left_out = (_OF_NETWORK if is_other else set()) | ({"method", "mask"} if own.get("choose") else set())
+        base = {name: value for name, value in base.items() if name not in left_out}
         folder = re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-")
         tables = {
             name: {**base[name], **value} for name, value in own.items()
@@ -157,7 +158,7 @@ class RunVariant(Config):
         return parse(TrainConfig, raw, place=f"[[runs]] {self.name}")
 
 
-RECOMMENDED = RunVariant.model_validate({"name": "chosen head", "frozen": True, "choose": True, "method": "erm"})
+RECOMMENDED = RunVariant.model_validate({"name": "chosen head", "frozen": True, "choose": True})
 """The row that did best on real patients, see docs/understand/methods.md."""
 _AUTO = RunVariant.model_validate({"name": "auto", "method": "auto"})
 _MASKED = RunVariant.model_validate({"name": "auto, masked", "method": "auto", "mask": "normalise"})
@@ -231,6 +232,12 @@ class StudyConfig(SettingsConfig):
             rows["runs"] = () if "patches" in raw else (_AUTO if "architecture" in train else _MASKED,)
         return {**rows, **raw}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _patches_are_not_predicted(cls, raw: Any) -> Any:
+        has_no_slides = isinstance(raw, dict) and not {"patches", "features"}.isdisjoint(raw)
+        return {"predict_split": "none", **raw} if has_no_slides else raw
+
     @model_validator(mode="after")
     def _groups_come_from_a_row(self) -> StudyConfig:
         if self.train.groups_from:
@@ -242,36 +249,18 @@ class StudyConfig(SettingsConfig):
         return self
 
     @model_validator(mode="after")
-    def _rows_have_names(self) -> StudyConfig:
+    def _settings_go_together(self) -> StudyConfig:
         if not self.methods and not self.runs:
             raise ValueError("give methods or [[runs]]")
         rows = [variant.settings(self.train) for variant in self.runs]
         if len({row.run_name for row in rows}) < len(rows):
             raise ValueError("two of [[runs]] have the same name, or names that differ in signs alone")
-        return self
-
-    @model_validator(mode="after")
-    def _a_fold_predicts_what_it_tests(self) -> StudyConfig:
         if self.splits.folds > 1 and self.predict_split not in ("test", "none"):
             raise ValueError("with folds each slide is predicted by a model that has not seen its patient, or none is")
-        return self
-
-    @model_validator(mode="after")
-    def _a_work_folder_names_its_slides(self) -> StudyConfig:
         if self.predict.deidentify and self.predict_split != "none":
             raise ValueError(
                 "[predict] deidentify: a study's work folder names its slides; predict into another folder"
             )
-        return self
-
-    @model_validator(mode="before")
-    @classmethod
-    def _patches_are_not_predicted(cls, raw: Any) -> Any:
-        has_no_slides = isinstance(raw, dict) and not {"patches", "features"}.isdisjoint(raw)
-        return {"predict_split": "none", **raw} if has_no_slides else raw
-
-    @model_validator(mode="after")
-    def _features_have_labels(self) -> StudyConfig:
         if (self.features is None) != (self.labels is None):
             raise ValueError("features and labels go together")
         if self.features is None and (self.slides is not None or self.attribute is not None):

@@ -18,6 +18,7 @@ from pathopatch.core.config.base import (
     Seed,
     Threads,
     parse,
+    require_unit_scale,
 )
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.method_names import COMPOSING_METHODS, known_method
@@ -205,7 +206,7 @@ class TrainConfig(Config):
     """Standard deviation of each channel; goes with `mean`."""
     steps: int = Field(default=600, ge=1)
     """Training steps."""
-    batch_per_class: int = Field(default=32, ge=2)
+    batch_per_class: int = Field(default=32, ge=2, le=2**13)
     """Samples of each class in a step, all streams together."""
     optimizer: Literal["sgd", "adamw"] = "adamw"
     """adamw or sgd."""
@@ -270,52 +271,9 @@ class TrainConfig(Config):
             given = {"pretrained": "efficientnet-lite0", **given, "architecture": "tf_efficientnet_lite0"}
         if isinstance(given, Mapping) and given.get("frozen") is True and "input_px" not in given:
             given = {**given, "input_px": 224}
+        if isinstance(given, Mapping) and given.get("choose") is True:
+            given = {"method": "erm", **given}  # until validation has chosen
         return given
-
-    @model_validator(mode="after")
-    def _frozen_has_weights(self) -> TrainConfig:
-        if self.frozen and str(self.pretrained) == "none":
-            raise ValueError("a frozen network has weights from elsewhere: give pretrained, or leave architecture out")
-        if self.frozen and self.bins:
-            raise ValueError("bins need a network that is trained: leave out frozen, or bins")
-        if self.choose and not self.frozen:
-            raise ValueError("choose compares heads of a frozen network: it needs frozen = true")
-        if self.groups_from and (self.choose or self.bins):
-            raise ValueError("groups_from is an attribute of its own: leave out bins and choose")
-        return self
-
-    @model_validator(mode="after")
-    def _mean_goes_with_std(self) -> TrainConfig:
-        if len(self.mean or ()) != len(self.std or ()):
-            raise ValueError("mean and std go together, a value for each channel")
-        return self
-
-    @model_validator(mode="after")
-    def _crops_fit(self) -> TrainConfig:
-        crop_px = self.interior.crop_px
-        if crop_px is not None and (self.mask != "interior" or crop_px > self.input_px):
-            raise ValueError("crop_px goes with mask = 'interior', and is at most input_px")
-        return self
-
-    @model_validator(mode="after")
-    def _bins_rise(self) -> TrainConfig:
-        if list(self.bins) != sorted(set(self.bins)):
-            raise ValueError("bins must rise")
-        return self
-
-    @model_validator(mode="after")
-    def _a_head_takes_features(self) -> TrainConfig:
-        if self.architecture != LINEAR_HEAD:
-            if self.input_px < LEAST_PX:  # of patches: features are patches of one pixel
-                raise ValueError(f"input_px must be at least {LEAST_PX}")
-            return self
-        if str(self.pretrained) != "none":
-            raise ValueError("a head on features has no pretrained weights")
-        if self.method in COMPOSING_METHODS or self.composing.share is not None:
-            raise ValueError("features of an encoder cannot be composed to another tissue area: that needs patches")
-        if self.mask != "none":
-            raise ValueError("features of an encoder cannot be masked: mask needs patches")
-        return self
 
     schedule: Literal["constant", "cosine"] = "constant"
     """constant or cosine. The averaged weights do what a falling rate does."""
@@ -327,9 +285,41 @@ class TrainConfig(Config):
     """Threads that make batches ahead. None: 4 on GPUs, 1 on processors, whose cores the network needs."""
 
     @model_validator(mode="after")
-    def _sensitivity_needs_a_threshold(self) -> TrainConfig:
+    def _settings_go_together(self) -> TrainConfig:
+        crop_px = self.interior.crop_px
+        if self.frozen and str(self.pretrained) == "none":
+            raise ValueError("a frozen network has weights from elsewhere: give pretrained, or leave architecture out")
+        if self.frozen and self.bins:
+            raise ValueError("bins need a network that is trained: leave out frozen, or bins")
+        if self.choose and not self.frozen:
+            raise ValueError("choose compares heads of a frozen network: it needs frozen = true")
+        if self.choose and (self.method, self.mask) != ("erm", "none"):
+            raise ValueError("choose lets validation take method and mask: leave out choose, or method and mask")
+        if self.groups_from and (self.choose or self.bins):
+            raise ValueError("groups_from is an attribute of its own: leave out bins and choose")
+        if len(self.mean or ()) != len(self.std or ()):
+            raise ValueError("mean and std go together, a value for each channel")
+        if crop_px is not None and (self.mask != "interior" or crop_px > self.input_px):
+            raise ValueError("crop_px goes with mask = 'interior', and is at most input_px")
+        if list(self.bins) != sorted(set(self.bins)):
+            raise ValueError("bins must rise")
         if self.sensitivity is not None and not self.tune_threshold:
             raise ValueError("sensitivity says how the threshold is tuned: it needs tune_threshold = true")
+        return self
+
+    @model_validator(mode="after")
+    def _the_network_takes_the_input(self) -> TrainConfig:
+        if self.architecture != LINEAR_HEAD:
+            if self.input_px < LEAST_PX:  # of patches: features are patches of one pixel
+                raise ValueError(f"input_px must be at least {LEAST_PX}")
+            require_unit_scale(self.mean or (), self.std or ())  # features have any scale
+            return self
+        if str(self.pretrained) != "none":
+            raise ValueError("a head on features has no pretrained weights")
+        if self.method in COMPOSING_METHODS or self.composing.share is not None:
+            raise ValueError("features of an encoder cannot be composed to another tissue area: that needs patches")
+        if self.mask != "none":
+            raise ValueError("features of an encoder cannot be masked: mask needs patches")
         return self
 
     def with_crops(self, crop_px: int | None) -> TrainConfig:
@@ -360,7 +350,7 @@ class TrainConfig(Config):
         tail = f"-{self.name}" if self.name else ""
         drawn_by = "b" + "_".join(f"{cut:g}" for cut in self.bins) if self.bins else f"t{self.threshold:g}"
         hard = f"-h{self.hard_share:g}" if self.groups_from else ""
-        return f"{self.method}-{drawn_by}{hard}-s{self.seed}{tail}"
+        return f"{'chosen' if self.choose else self.method}-{drawn_by}{hard}-s{self.seed}{tail}"
 
 
 class TuneConfig(Config):

@@ -150,9 +150,8 @@ def margins(
 ) -> NDArray[np.float64]:
     """Return z1 - z0 (N,) of patches by the head of a frozen network, on the features that are read."""
     network: Any = fitted.network.network if isinstance(fitted.network, InteriorCrops) else fitted.network
-    backbone = Backbone(
-        network, settings.architecture, settings.mask, settings.interior.crop_px, fitted.mean, fitted.std
-    )
+    own = settings.architecture, settings.timm_args, settings.mask, settings.interior.crop_px
+    backbone = Backbone(network, *own, fitted.mean, fitted.std)
     weight, bias = (values.detach().double().numpy() for values in network.classifier.parameters())
     logits = Head(weight, bias).logits(read(patches, backbone))
     return np.asarray(logits[:, 1] - logits[:, 0])

@@ -177,7 +177,7 @@ def test_all_mistakes_of_a_file_are_listed_at_once(tmp_path: Path) -> None:
     with pytest.raises(TableError) as raised:
         read_decisions(written(tmp_path / "review.csv", GOOD + 25 * "s1,a,b,tumour,,,Ada,,,,,,,\n"))
     assert len(raised.value.problems) == 50
-    assert str(raised.value).count("(in 25 rows: 2, 3, 4, …)") == 2
+    assert str(raised.value).count("(in 25 rows: 2, 3, 4, ") == 2
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
