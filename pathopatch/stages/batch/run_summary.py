@@ -177,9 +177,7 @@ class RunSummary:
             "changed": changed,
             "new": {name: state for name, state in states.items() if name not in self._marks},
             "done": {name: state for name, state in states.items() if state in FINISHED},
-            "gone": {
-                name: "before" if name in (self._last.get("gone") or ()) else "since the last run" for name in gone
-            },
+            "gone": {name: "before" if name in gone_before else "since the last run" for name in gone},
             "ignored": {each.slide_id: f"{each.code}: {each.message}" for each in outcomes if each.state == "ignored"},
             "left_out": {str(item.path): item.reason for item in left_out},
             "failed_files": {name: marks[name] for name, state in states.items() if state in ("failed", "ignored")},
