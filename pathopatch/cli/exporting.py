@@ -74,7 +74,8 @@ def export_qupath(out: Predictions, folder: QupathFolder = None, quiet: Quiet = 
     say_warnings(written.notes.items())
     if not quiet:
         slides = pluralize(written.slides, "slide")
-        say(f"{slides}; next, in QuPath: open a slide, and drag the files of its folder onto it")
+        left_out = f", {len(written.notes)} left out" if written.notes else ""
+        say(f"{slides}{left_out}; next, in QuPath: open a slide, and drag the files of its folder onto it")
     print(written.path)
 
 

@@ -11,10 +11,14 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pathopatch.core.errors import InputMissingError, PathopatchError, Problem, Remark, TableError, merged
 from pathopatch.core.excel import is_workbook, read_workbook, require_width
 from pathopatch.core.input_files import open_regular, require_narrow, wide_coding
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # A spreadsheet runs a cell that begins so as a formula. Full-width signs count too: some programs convert them. Spaces,
 # quotes and our own apostrophe may stand before.
@@ -108,6 +112,17 @@ def escape_formulas(text: str) -> str:
 def unescape_formulas(text: str) -> str:
     """Return the text of which `escape_formulas` made another."""
     return _ESCAPED.sub("", text)
+
+
+def csv_text(table: pd.DataFrame, *, float_format: str | None = None) -> str:
+    """Return a table as CSV without its index, for spreadsheets too: text is escaped, see `escape_formulas`."""
+
+    def escaped(value: object) -> object:
+        return escape_formulas(value.replace("\r", " ")) if isinstance(value, str) else value  # a lone CR ends a row
+
+    texts: dict[Any, Any] = {name: table[name].map(escaped) for name in table if table[name].dtype.kind == "O"}
+    safe = table.assign(**texts).rename(columns=escaped)
+    return str(safe.to_csv(index=False, lineterminator="\n", float_format=float_format))
 
 
 def read_csv_table(

@@ -27,6 +27,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pathopatch.core.csv_table import csv_text
 from pathopatch.core.errors import (
     InputCorruptError,
     InputMissingError,
@@ -204,8 +205,8 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write a table without its index, by rename; errors as `write_bytes`."""
-    write_bytes(path, table.to_csv(index=False, lineterminator="\n").encode())
+    """Write `csv_text` of a table, by rename; errors as `write_bytes`."""
+    write_bytes(path, csv_text(table).encode())
 
 
 def json_text(value: object, *, indent: int | None = None) -> str:

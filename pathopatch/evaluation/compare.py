@@ -17,7 +17,7 @@ import pandas as pd
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.errors import InputMissingError
-from pathopatch.core.files import read_json, write_bytes
+from pathopatch.core.files import read_json, write_csv
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.evaluate import by_attribute, require_current
 from pathopatch.evaluation.group_scores import null_to_nan, with_ends
@@ -80,8 +80,7 @@ def compare(
         A run was evaluated by groups that have been formed anew since, or by an earlier version.
     """
     table = comparison(work, runs, split=split, config=config)
-    content: str = written_columns(table).to_csv(index=False, lineterminator="\n")
-    write_bytes(work / "comparison.csv", content.encode())
+    write_csv(work / "comparison.csv", written_columns(table))
     summarise_runs(work, table, config=config or EvaluateConfig()).write(work)
     return table
 

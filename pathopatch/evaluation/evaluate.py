@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file, read_table
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
-from pathopatch.core.files import atomic_path
+from pathopatch.core.files import atomic_path, write_csv
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.calibration import reliability_by_attribute
 from pathopatch.evaluation.group_scores import (
@@ -132,7 +132,7 @@ def write_evaluation(
             for name, table in tables.items():
                 # One channel has no ablation.
                 if len(table):
-                    table.to_csv(temporary / f"{name}.csv", index=False, lineterminator="\n")
+                    write_csv(temporary / f"{name}.csv", table)
             output.write_json(temporary / "metrics.json", {**about, **numbers})
     return out
 

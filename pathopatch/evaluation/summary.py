@@ -23,6 +23,7 @@ import pandas as pd
 
 from pathopatch.core.artefacts import fingerprint, read_table
 from pathopatch.core.config import LINEAR_HEAD, EvaluateConfig
+from pathopatch.core.csv_table import csv_text
 from pathopatch.core.files import write_bytes
 from pathopatch.core.patients import BLOCK, SPLITS
 from pathopatch.core.text import pluralize
@@ -87,7 +88,7 @@ class Summary:
     def write(self, folder: Path) -> None:
         """Write ``summary.csv``, ``summary.md``, ``summary.tex`` and ``summary_pairs.csv``."""
         text = f"{_markdown(self.rows, self.pairs)}\n## Methods\n\n{self.methods}\n"
-        texts = {f"{SUMMARY}.csv": _csv(self.rows), f"{PAIRS}.csv": _csv(self.pairs), f"{SUMMARY}.md": text}
+        texts = {f"{SUMMARY}.csv": csv_text(self.rows), f"{PAIRS}.csv": csv_text(self.pairs), f"{SUMMARY}.md": text}
         for name, text in (texts | {f"{SUMMARY}.tex": _latex(self.rows)}).items():
             write_bytes(folder / name, text.encode())
 
@@ -183,10 +184,6 @@ def _holds_by_holm(pairs: pd.DataFrame) -> pd.Series[bool]:
     # Holm: the smallest p of m is compared with .05 / m, the next with .05 / (m - 1), up to the first that fails.
     holds = (p * np.arange(len(p), 0, -1) <= ALPHA).cummin()
     return pairs["is_shown"] & holds.reindex(pairs.index, fill_value=False)
-
-
-def _csv(table: pd.DataFrame) -> str:
-    return str(table.to_csv(index=False, lineterminator="\n"))
 
 
 def _markdown(rows: pd.DataFrame, pairs: pd.DataFrame) -> str:

@@ -124,13 +124,13 @@ def summary(
 
     `maps` are (ny, nx) each, by name. Areas are in mm2, of scanned pixels on the slide. Tissue is that of all patches,
     predicted or not; overlapping patches share it among their cells, exactly except at the edge if the stride divides
-    the patch. ``lowest_margin`` is the least ``|probability - decision_probability|``. ``flagged_share`` is the share
+    the patch. What lies between patches counts nowhere. ``lowest_margin`` is the least ``|probability - decision_probability|``. ``flagged_share`` is the share
     of predicted patches with any flag, each ``flag_<reason>`` that of the patches for which the flag is known. Numbers
     of tissue are None where no cell's tissue is known.
     """
     grid, probability, tissue = prediction.grid, maps["probability"], maps["tissue_fraction"]
     scanned = np.nan_to_num(maps.get("scanned_fraction", np.ones_like(tissue)))
-    scanned_mm2 = scanned * inside_share(grid) * (grid.stride * mpp / 1000) ** 2  # (ny, nx)
+    scanned_mm2 = scanned * inside_share(grid) * (min(grid.stride, grid.extent) * mpp / 1000) ** 2  # (ny, nx)
     tissue_mm2 = np.nan_to_num(tissue) * scanned_mm2
     total_tissue, positive_tissue = float(tissue_mm2.sum()), float(tissue_mm2[probability > decision_probability].sum())
     is_known = np.isfinite(tissue).any()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup, escape
+from pydantic import ValidationError
 
 from pathopatch.core.config import AreaCorrection
 from pathopatch.core.files import inside, read_json, write_json
@@ -64,7 +65,20 @@ def _member(written: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is known of a model by its name and spec; folders of 0.1.0 hold it as it is read."""
     if "spec" not in written:
         return dict(written)
-    spec = BundleSpec.model_validate(written["spec"])
+    try:
+        spec = BundleSpec.model_validate(written["spec"])
+    except ValidationError:
+        told = "Another version of pathopatch wrote what is known of this model, and this one cannot read it."
+        method = str(written["spec"].get("method", ""))
+        facts: dict[str, Any] = {
+            "method": method,
+            "seed": None,
+            "trained": {},
+            "audit": "",
+            "beware": [told],
+            "card": "",
+        }
+        return {"name": written["name"], **facts}
     trained = spec.data.get("trained", {})
     return {
         "name": written["name"],

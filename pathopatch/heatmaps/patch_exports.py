@@ -111,13 +111,15 @@ def positive_regions(
     mpp: float,
     slide_size: tuple[int, int],
     scanned: NDArray[np.float64] | float = 1.0,
+    patch_px: float = math.inf,
 ) -> PositiveRegions:
     """Return the connected regions of cells above the decision threshold, the cells that the overlay outlines.
 
     `probability` is (ny, nx), NaN, which is not positive, where nothing was predicted; cell (0, 0) starts at level-0
     (0, 0). `cell_px` is the side of a cell, level-0 px, a real number of at least 1; edges are rounded to whole px.
     `mpp` is um per level-0 px, `slide_size` (width, height) in level-0 px; area outside does not count. `scanned` is
-    the scanned share of each cell, (ny, nx).
+    the scanned share of each cell, (ny, nx). `patch_px` is the side of the patches, level-0 px: areas are those of the
+    patches where these leave gaps.
     """
     ny, nx = probability.shape
     x, y = (
@@ -133,7 +135,8 @@ def positive_regions(
     region = labels[row, column] - 1
     cells = np.bincount(region, minlength=count)
     probability_sum = np.bincount(region, weights=probability[row, column], minlength=count)
-    scanned_px = height[row] * width[column] * np.broadcast_to(scanned, probability.shape)[row, column]
+    scanned_px = np.minimum(height, patch_px)[row] * np.minimum(width, patch_px)[column]
+    scanned_px = scanned_px * np.broadcast_to(scanned, probability.shape)[row, column]
     area_px = np.bincount(region, weights=scanned_px, minlength=count)
     on_slide = shapely.transform(
         mask_polygons(is_positive, labels),

@@ -352,6 +352,7 @@ def _write_folder(
         probability,
         decision_probability=threshold,
         cell_px=grid.stride,
+        patch_px=grid.extent,
         mpp=mpp,
         slide_size=slide_size,
         scanned=maps.get("scanned_fraction", 1.0),

@@ -122,7 +122,9 @@ def write_export(
     DiskFullError
         No space is left; an earlier export is untouched.
     """
-    ids = sorted(facts.parent.name for facts in out.glob(f"heatmaps/*/{FACTS}") if valid_slide_id(facts.parent.name))
+    names = [path.parent.name for path in out.glob(f"heatmaps/*/{FACTS}")]
+    names += [path.stem for path in out.glob("predictions/*.parquet")]  # a slide may lack either
+    ids = sorted(filter(valid_slide_id, set(names)))
     if not ids:
         raise InputMissingError(
             "no prediction here", place=str(out), remedy="run pathopatch predict, or name its output folder"
@@ -148,7 +150,7 @@ def write_export(
                     if progress is not None:
                         progress("export", number, len(inputs), slide_id)
                 write_json(folder / _EXPORT, {"stamp": stamp.to_dict(), "left_out": notes})
-    return ExportFolder(path=path, slides=len(ids), notes=notes)
+    return ExportFolder(path=path, slides=len(inputs), notes=notes)
 
 
 def _stamp_of_export(path: Path, kind: str) -> Stamp | None:

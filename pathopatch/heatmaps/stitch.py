@@ -87,7 +87,7 @@ def mean_of_nearest(grid: Grid, x: ArrayLike, y: ArrayLike, values: ArrayLike) -
 
 
 def inside_share(grid: Grid) -> Cells:
-    """Return the share of each cell that lies on the slide, (ny, nx), in (0, 1]."""
+    """Return the share of each cell on the slide, (ny, nx), in (0, 1]; of its patch where patches leave gaps."""
     rows, columns = _inside(grid)
     return rows[:, None] * columns[None, :]
 
@@ -106,9 +106,13 @@ def halved(cells: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _inside(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the share of each cell's side inside the slide, by row (ny,) and by column (nx,), in (0, 1]."""
+    """Return the share of each cell's side inside the slide, by row (ny,) and by column (nx,), in (0, 1].
+
+    Of patches that leave gaps it is that of the patch's side.
+    """
+    scale = max(1.0, grid.stride_px / grid.patch_px)
     rows, columns = (
-        np.clip(length / grid.stride - np.arange(count), 1e-9, 1.0)
+        np.clip((length / grid.stride - np.arange(count)) * scale, 1e-9, 1.0)
         for length, count in ((grid.height, grid.ny), (grid.width, grid.nx))
     )
     return rows, columns

@@ -275,9 +275,21 @@ def checked_bundle(
     return spec, shapes
 
 
+def read_check(folder: Path) -> dict[str, Any]:
+    """Return ``check.json`` of a bundle; errors as `read_json`."""
+    try:
+        return read_json(folder / CHECK)
+    except InputMissingError as error:
+        raise InputMissingError(
+            f"no {CHECK}: the bundle holds no answers to compare with",
+            place=str(folder),
+            remedy=f"where you trust the bundle, store its answers of now: pathopatch verify {folder} --write",
+        ) from error
+
+
 def _refuse_edited(folder: Path, config: Mapping[str, Any]) -> None:
     """Refuse settings that are not those of ``check.json``."""
-    if read_json(folder / CHECK).get("settings_sha256") != settings_sha256(folder, config):
+    if read_check(folder).get("settings_sha256") != settings_sha256(folder, config):
         raise InputCorruptError(
             "the settings of the model are not those that it was written with",
             place=str(folder),

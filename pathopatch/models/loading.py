@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pathopatch.core.artefacts import changed, fingerprint
 from pathopatch.core.config import AreaCorrection
 from pathopatch.core.errors import CheckpointIncompatibleError, InputCorruptError, InputUnsupportedError
-from pathopatch.core.user_cache import read_cached, write_cached
 from pathopatch.models.backbones import find_weights
 from pathopatch.models.bundle import (
     ARCHIVE,
@@ -30,7 +26,7 @@ from pathopatch.models.bundle import (
 )
 from pathopatch.models.device import has_cuda_driver
 from pathopatch.models.forward import Ensemble, PatchClassifier
-from pathopatch.models.runtime import NumPyRuntime, Precision, Runtime, probe_patches
+from pathopatch.models.runtime import NumPyRuntime, Precision, Runtime
 from pathopatch.models.spec import ONNX_NETWORK, BundleSpec, joint_spec
 from pathopatch.models.weights import file_fingerprint, file_sha256, require_finite
 
@@ -39,7 +35,6 @@ if TYPE_CHECKING:
 
 RuntimeName = Literal["auto", "openvino", "torch"]
 _PRECISIONS = ("auto", "float32", "bfloat16")
-_PROBABILITY_TOLERANCE = 0.01  # largest difference of a probability from float32 at which ``auto`` takes bfloat16
 # What constructors of networks raise for numbers that do not go together.
 _NETWORK_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
@@ -61,8 +56,7 @@ def load_model(
     device : str
         As `pick_device` takes it.
     precision : str
-        ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the device has it in hardware and probabilities stay
-        within 0.01.
+        ``float32``, ``bfloat16``, faster where the device has it and less exact, or ``auto``: float32.
     runtime : str
         ``openvino`` (processors), ``torch``, or ``auto``: torch on a GPU and for a bundle without ``model.onnx``, else
         OpenVINO. A head on features needs neither: NumPy runs it unless torch is asked for.
@@ -127,7 +121,7 @@ def _load(
     if _runs_openvino(spec, runtime, device):
         return PatchClassifier(spec, _open_openvino(folder, spec, precision, threads))
     network = network_of(folder, spec, shapes, device=device)
-    return PatchClassifier(spec, _open_torch(network, spec, device, precision, threads))
+    return PatchClassifier(spec, _open_torch(network, device, precision, threads))
 
 
 def load_ensemble(
@@ -247,7 +241,7 @@ def _runs_openvino(spec: BundleSpec, runtime: str, device: str) -> bool:
 
 
 def _open_openvino(folder: Path, spec: BundleSpec, precision: str, threads: int | None) -> Runtime:
-    from pathopatch.models.runtime.openvino_runtime import OpenVINORuntime, identity, is_bfloat16_native
+    from pathopatch.models.runtime.openvino_runtime import OpenVINORuntime
 
     assert spec.onnx is not None
     graph = spec.onnx
@@ -258,69 +252,30 @@ def _open_openvino(folder: Path, spec: BundleSpec, precision: str, threads: int 
             remedy=f"copy the bundle again; if its weights were replaced on purpose: {INTO_BUNDLE}",
         )
 
-    def open_in(chosen: Precision) -> Runtime:
-        return OpenVINORuntime(folder / GRAPH, folder / WEIGHTS, graph, precision=chosen, threads=threads)
-
-    # The choice depends on network and machine alone, and takes longer than opening the network.
-    choice = f"precision-{fingerprint([graph, spec.temperature, *identity()])}"
-    if precision == "auto" and (chosen_before := read_cached(choice)) is not None:
-        precision = chosen_before.decode()
     try:
-        network = pick_precision(open_in, spec, requested=precision, is_native=is_bfloat16_native())
+        return OpenVINORuntime(
+            folder / GRAPH, folder / WEIGHTS, graph, precision=_named_precision(precision), threads=threads
+        )
     except RuntimeError as error:
         raise CheckpointIncompatibleError(
             f"OpenVINO cannot run {GRAPH}: {error}", place=str(folder), remedy="use the runtime torch"
         ) from error
-    if precision == "auto":
-        write_cached(choice, network.precision.encode())
-    return network
 
 
-def _open_torch(network: nn.Module, spec: BundleSpec, device: str, precision: str, threads: int | None) -> Runtime:
-    from pathopatch.models.device import is_bfloat16_native, pick_device
+def _open_torch(network: nn.Module, device: str, precision: str, threads: int | None) -> Runtime:
+    from pathopatch.models.device import pick_device
     from pathopatch.models.runtime.torch_runtime import TorchRuntime
 
-    chosen_device = pick_device(device)
-    return pick_precision(
-        lambda chosen: TorchRuntime(network, device=chosen_device, precision=chosen, threads=threads),
-        spec,
-        requested=precision,
-        # Where a processor has it, plain bfloat16 rounds too much.
-        is_native=chosen_device.type == "cuda" and is_bfloat16_native(chosen_device),
-    )
+    return TorchRuntime(network, device=pick_device(device), precision=_named_precision(precision), threads=threads)
 
 
-def pick_precision(
-    open_in: Callable[[Precision], Runtime], spec: BundleSpec, *, requested: str, is_native: bool
-) -> Runtime:
-    """Return a network ready to predict in the precision that was requested, or in the faster one that is near.
-
-    ``auto`` takes bfloat16 if the device has it in hardware (`is_native`) and no probability of a fixed set of patches
-    differs from that of float32 by more than 0.01. So the choice depends on network and machine alone, never on the
-    slide. `open_in` raises RuntimeError where the network cannot compute in a precision.
-    """
+def _named_precision(requested: str) -> Precision:
     if requested not in _PRECISIONS:
         raise InputUnsupportedError(
             f"no precision {requested!r}", place="[predict] precision", remedy="use 'auto', 'float32' or 'bfloat16'"
         )
-    if requested == "bfloat16":
-        return open_in("bfloat16")
-    full = open_in("float32")
-    if requested == "float32" or not is_native:
-        return full
-    try:
-        short = open_in("bfloat16")
-        probe = probe_patches(spec.input_channels, spec.network_px)
-        exact, near = (_probabilities(network.logits(probe), spec.temperature) for network in (full, short))
-    except RuntimeError:  # an operation of this network has no form for bfloat16, or refuses to mix types
-        return full
-    return short if np.abs(exact - near).max() <= _PROBABILITY_TOLERANCE else full  # NaN is not <=
-
-
-def _probabilities(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
-    z = logits.astype(np.float64) / temperature
-    powers = np.exp(z - z.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+    # bfloat16 moved probabilities by up to 0.27: it is for those who ask for it.
+    return "bfloat16" if requested == "bfloat16" else "float32"
 
 
 def network_of(

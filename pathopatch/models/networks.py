@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
 from pathopatch.core.config import LINEAR_HEAD
-from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError
+from pathopatch.core.errors import CheckpointIncompatibleError, InputTooLargeError, InputUnsupportedError
+from pathopatch.core.input_files import require_regular
 from pathopatch.models.backbones import BACKBONES, plain_names
 from pathopatch.models.frozen import FrozenNetwork
 from pathopatch.models.interior import random_corner, spread_corners
@@ -32,6 +33,7 @@ from pathopatch.models.spec import BackboneSpec
 from pathopatch.models.weights import read_weights
 
 _SMALL, _MLP = "small-groupnorm", "mlp-100"
+_MOST_BYTES = 2**34  # of a file of weights: the largest backbones have 4.5 GB
 LITE0 = "tf_efficientnet_lite0"
 """The network whose weights the extra `train` brings."""
 _WIDTHS = (32, 64, 128, 128)  # 0.07 s per training step of 64 patches of 64 px on one thread, channels last
@@ -407,9 +409,17 @@ def has_batchnorm(network: nn.Module) -> bool:
 
 
 def weights_path(pretrained: str | Path, architecture: str) -> Path:
-    """Return the file of weights of `pretrained`."""
+    """Return the file of weights of `pretrained`, which may be hashed: no pipe, and no larger than weights are."""
     if str(pretrained) != "efficientnet-lite0":
-        return Path(pretrained)
+        path = Path(pretrained)
+        require_regular(path)
+        if path.is_file() and path.stat().st_size > _MOST_BYTES:
+            raise InputTooLargeError(
+                f"{path.name} has {path.stat().st_size / 1e9:.3g} GB, weights have at most {_MOST_BYTES / 1e9:.3g}",
+                place="[train] pretrained",
+                remedy="name the file of weights",
+            )
+        return path
     if architecture != LITE0:
         raise CheckpointIncompatibleError(
             f"weights of efficientnet-lite0 do not fit {architecture!r}",

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from pathopatch.core.errors import (
     InputCorruptError,
-    InputMissingError,
     InputUnsupportedError,
 )
 from pathopatch.core.files import read_json
@@ -29,6 +28,7 @@ from pathopatch.models.bundle import (
     CHECK_VERSION,
     WEIGHTS,
     checked_bundle,
+    read_check,
     runtime_of,
     write_check,
 )
@@ -184,14 +184,7 @@ def verify_bundle(folder: Path) -> list[Verified]:
 def _expected_logits(folder: Path, n_classes: int) -> NDArray[np.float32]:
     """Return the logits (16, K) of ``check.json``, after comparing it with the bundle's weights."""
     path, remedy = folder / CHECK, f"pathopatch verify {folder} --write"
-    try:
-        check = read_json(path)
-    except InputMissingError as error:
-        raise InputMissingError(
-            f"no {CHECK}: the bundle holds no answers to compare with",
-            place=str(folder),
-            remedy=f"where you trust the bundle, store its answers of now: {remedy}",
-        ) from error
+    check = read_check(folder)
     logits: NDArray[np.float32] = np.empty(0, np.float32)
     if check.get("schema_version") == CHECK_VERSION:
         with suppress(KeyError, OverflowError, TypeError, ValueError):

@@ -125,7 +125,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         is_header = stream.read(9)[8:] == b"{"
     if path.suffix == ".safetensors" or is_header:
         try:
-            return dict(load_file(path))
+            return _of_plain_numbers(load_file(path), path)
         except (SafetensorError, OSError) as error:
             raise InputCorruptError(
                 f"not readable weights: {error}", place=str(path), remedy="fetch the file again"
@@ -151,4 +151,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointIncompatibleError(
             "not a dictionary of tensors by name", place=str(path), remedy="store the network's state_dict()"
         )
-    return dict(raw)
+    return _of_plain_numbers(raw, path)
+
+
+def _of_plain_numbers(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return tensors by name; refuse those of types that mean nothing as float32: complex ones and quantised ones."""
+    for name, value in tensors.items():
+        if value.is_complex() or (value.element_size() == 1 and str(value.dtype) != "torch.bool"):
+            raise CheckpointIncompatibleError(
+                f"weights of {name} are {str(value.dtype).removeprefix('torch.')}",
+                place=str(path),
+                remedy="store them as float32, float16 or bfloat16",
+            )
+    return dict(tensors)

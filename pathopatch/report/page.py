@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pathopatch.core.artefacts import read_stamp
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
-from pathopatch.core.files import atomic_path, inside, write_bytes
+from pathopatch.core.files import atomic_path, inside, write_bytes, write_csv
 from pathopatch.core.task import Progress
 from pathopatch.core.text import capitalize_first, pluralize
 from pathopatch.core.version import __version__
@@ -223,7 +223,7 @@ def _page(study: Study, content: Mapping[str, Any]) -> str:
 def _write_tables(study: Study, folder: Path) -> None:
     """Write the tables for other programs beside the page."""
     if study.comparison is not None:
-        written_columns(study.comparison).to_csv(folder / "comparison.csv", index=False, lineterminator="\n")
+        write_csv(folder / "comparison.csv", written_columns(study.comparison))
     if study.summary is not None:
         study.summary.write(folder)
 

@@ -2,57 +2,112 @@
 
 from __future__ import annotations
 
-import re
+import logging
+import tempfile
+import warnings
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.core.input_files import open_regular
+from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
+from pathopatch.core.files import file_state
+from pathopatch.core.input_files import open_regular, special_kind
+from pathopatch.slides.integrity import DECODING_ERRORS, corrupt
 from pathopatch.slides.slide_paths import is_file, is_folder, is_zarr
 
 _SIGNATURE_AT, _SIGNATURE = 128, b"DICM"
-_HEADER_BYTES = 2**16
-_FIRST_FRAME_BYTES = 2**22  # the first frame comes after the header and, of a sparse level, the place of each frame
-_IS_SLIDE = b"\x02\0\x02\0UI\x1e\x001.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image Storage
-# The study's id stands before the series' in a slide's own data alone, not where other series are named.
-_SERIES = re.compile(rb"\x20\0\x0d\0.{4}[\d.]*[\0 ]?\x20\0\x0e\0.{4}([\d.]+)", re.DOTALL)
-_IS_VOLUME = re.compile(rb"\x08\0\x08\0.{4}[A-Z]+\\[A-Z]+\\VOLUME", re.DOTALL)
-_IS_RGB = re.compile(rb"\x28\0\x04\0.{4}RGB", re.DOTALL)
-_SIZE = re.compile(rb"\x48\0\x06\0.{4}(.{4})\x48\0\x07\0.{4}(.{4})", re.DOTALL)
-_PIXELS, _JPEG = b"\xe0\x7f\x10\0OB", b"\xff\xd8\xff"
+_FIRST_FRAME_BYTES = 2**22  # the first frame comes after the place of each frame
+_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image Storage
+_FRAMES = "PerFrameFunctionalGroupsSequence"
+_ASKED = [
+    "ImageType", "SeriesInstanceUID", "PatientID", "ContainerIdentifier", "PhotometricInterpretation",
+    "TotalPixelMatrixColumns", "TotalPixelMatrixRows", "DimensionOrganizationType", _FRAMES,
+]  # fmt: skip
+# What it logs of a malformed file would go to the screen.
+logging.getLogger("pydicom").addHandler(logging.NullHandler())
+_JPEG = b"\xff\xd8\xff"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Header:
+    """What a DICOM file states."""
+
+    series: str  # SeriesInstanceUID; "" of a file of no slide
+    size: tuple[int, int]  # px of a level: width, height; 0 of a label, an overview and all else that is no level
+    is_rgb: bool
+    lacks_positions: bool  # nobody knows where its frames lie
+    ids: tuple[str, str]  # PatientID, ContainerIdentifier; "" where none
+    pixels_at: int  # where its pixels begin, bytes
+
+
+def _header(path: Path) -> _Header | None:
+    """Return what a DICOM file states; None: it is none, or may not be read.
+
+    InputCorruptError if its header cannot be decoded.
+    """
+    try:
+        return _read_header(path, file_state(path)) if path.is_file() else None
+    except (OSError, InputUnsupportedError):
+        return None
+
+
+@lru_cache(maxsize=4096)  # for each file of a folder the headers of all are asked for
+def _read_header(path: Path, _: tuple[int | str, ...]) -> _Header | None:
+    with open_regular(path) as stream:
+        if stream.read(_SIGNATURE_AT + len(_SIGNATURE))[_SIGNATURE_AT:] != _SIGNATURE:
+            return None
+        import pydicom  # here: it loads slowly, and few slides are DICOM
+
+        stream.seek(0)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of values that break the standard and can be read
+                stated = pydicom.dcmread(stream, specific_tags=_ASKED, stop_before_pixels=True)
+                return _header_of(stated, pixels_at=stream.tell())
+        except (*DECODING_ERRORS, AttributeError, NotImplementedError) as error:
+            raise corrupt(path, f"its DICOM header cannot be read: {error}") from error
+
+
+def _header_of(stated: Any, *, pixels_at: int) -> _Header:
+    """Return what a pydicom Dataset states."""
+    is_level = "VOLUME" in list(stated.get("ImageType") or ())[2:3]
+    sides = (stated.get(f"TotalPixelMatrix{side}") or 0 for side in ("Columns", "Rows"))
+    is_slide = stated.file_meta.get("MediaStorageSOPClassUID") == _SLIDE
+    is_sparse = is_level and stated.get("DimensionOrganizationType") == "TILED_SPARSE"
+    return _Header(
+        series=str(stated.get("SeriesInstanceUID") or "") if is_slide else "",
+        size=(int(next(sides)), int(next(sides))) if is_level else (0, 0),
+        is_rgb=stated.get("PhotometricInterpretation") == "RGB",
+        # OpenSlide crashes where there is no list of frames, and shows nothing where it has no places.
+        lacks_positions=is_sparse
+        and not any("PlanePositionSlideSequence" in frame for frame in stated.get(_FRAMES) or ()),
+        ids=(str(stated.get("PatientID") or "").strip(), str(stated.get("ContainerIdentifier") or "").strip()),
+        pixels_at=pixels_at,
+    )
 
 
 def series_of(path: Path) -> tuple[str, int] | None:
     """Return a file's SeriesInstanceUID, "" if it is of no slide, and its level's width; None: no DICOM.
 
-    The width, px, is 0 of a label, an overview and all else that is no level.
+    The width, px, is 0 of a label, an overview and all else that is no level. InputCorruptError if its header cannot be
+    decoded.
     """
-    content = _beginning(path, _HEADER_BYTES)
-    if content is None:
-        return None
-    series = _SERIES.search(content) if _IS_SLIDE in content else None
-    size = _SIZE.search(content) if _IS_VOLUME.search(content) else None
-    return ("" if series is None else series[1].decode(), 0 if size is None else int.from_bytes(size[1], "little"))
-
-
-def _beginning(path: Path, size: int) -> bytes | None:
-    """Return the first bytes of a DICOM file after its signature; None if it is none, or cannot be read."""
-    try:
-        with open_regular(path) as stream:
-            is_dicom = stream.read(_SIGNATURE_AT + len(_SIGNATURE))[_SIGNATURE_AT:] == _SIGNATURE
-            return stream.read(size) if is_dicom else None
-    except (OSError, InputUnsupportedError):
-        return None
+    header = _header(path)
+    return None if header is None else (header.series, header.size[0])
 
 
 def series_in(folder: Path) -> dict[str, list[Path]]:
     """Return the files with pixels of each slide in a folder, the finest level first, by series."""
     series: dict[str, list[tuple[int, Path]]] = defaultdict(list)
     for path in folder.iterdir():
-        name, width = series_of(path) or ("", 0)
-        if name and width:
-            series[name].append((-width, path))
+        with suppress(InputCorruptError):  # which is said of the file itself
+            name, width = series_of(path) or ("", 0)
+            if name and width:
+                series[name].append((-width, path))
     return {name: [path for _, path in sorted(files)] for name, files in sorted(series.items())}
 
 
@@ -68,15 +123,17 @@ def slide_files(path: Path) -> list[Path]:
     """Return the files with pixels of the slide that a DICOM file, or a folder, is of; none if the file is no DICOM.
 
     InputUnsupportedError if a folder holds none or several, or a file's folder no pixels of its series.
+    InputCorruptError if a header cannot be decoded, or does not say where its frames lie.
     """
     own = ("", 0) if path.is_dir() else series_of(path)
     if own is None:
         return []
     series = series_in(path if path.is_dir() else path.parent)
-    if path.is_dir() and len(series) == 1:
-        return next(iter(series.values()))
-    if own[0] in series:
-        return series[own[0]]
+    if files := next(iter(series.values())) if path.is_dir() and len(series) == 1 else series.get(own[0]):
+        for file in files:
+            if (header := _header(file)) is not None and header.lacks_positions:
+                raise corrupt(file, "it is TILED_SPARSE and does not say where its frames lie")
+        return files
     what, remedy = f"{path.name} is a folder without OME-Zarr and DICOM images", "name a file in it"
     if not path.is_dir():
         what, remedy = "no image of the slide beside this file", "put all files of its series into one folder"
@@ -87,25 +144,42 @@ def slide_files(path: Path) -> list[Path]:
     raise InputUnsupportedError(what, place=str(path), remedy=remedy)
 
 
+def linked_apart(files: Sequence[Path]) -> Path:
+    """Return the first of a slide's files, or a link to it in a new folder of links to them all.
+
+    OpenSlide opens every file of a folder: that may be a pipe, for which it waits, or of another slide, and malformed.
+    """
+    own = series_of(files[0])
+    if all(_is_harmless(path, own) for path in files[0].parent.iterdir()):
+        return files[0]
+    folder = Path(tempfile.mkdtemp(prefix="pathopatch-dicom-"))
+    for path in files:
+        (folder / path.name).symlink_to(path.absolute())
+    return folder / files[0].name
+
+
+def _is_harmless(path: Path, own: tuple[str, int] | None) -> bool:
+    """Return whether OpenSlide may open a file beside a slide's: one that is no DICOM, or of the same series."""
+    with suppress(InputCorruptError):
+        other = series_of(path)
+        return not special_kind(path) and (other is None or own is None or other[0] == own[0])
+    return False
+
+
 def level_of_false_colours(path: Path) -> tuple[int, int] | None:
     """Return the size (width, height) of a file's level if its frames are YCbCr although it states RGB, else None.
 
     Bio-Formats and wsidicomizer write such levels of Aperio slides, and OpenSlide shows them pink without an error.
     """
-    content = _beginning(path, _FIRST_FRAME_BYTES) or b""
-    frame = content.partition(_PIXELS)[2].partition(_JPEG)[2]
-    size = _SIZE.search(content)
-    if size is None or not _IS_RGB.search(content) or frame[3:7] != b"JFIF":  # a JPEG with this mark is YCbCr
+    if (header := _header(path)) is None or not header.is_rgb:
         return None
-    return int.from_bytes(size[1], "little"), int.from_bytes(size[2], "little")
+    with open_regular(path) as stream:
+        stream.seek(header.pixels_at)
+        frame = stream.read(_FIRST_FRAME_BYTES).partition(_JPEG)[2]
+    return header.size if frame[3:7] == b"JFIF" else None  # a JPEG with this mark is YCbCr
 
 
 def stated_ids(path: Path) -> tuple[str, str]:
     """Return the ids of patient and slide (PatientID, ContainerIdentifier) that a DICOM file states; "" where none."""
-    if series_of(path) is None:
-        return "", ""
-    import openslide  # here: manifests are read without it
-
-    with openslide.OpenSlide(path) as handle:
-        patient, slide = (handle.properties.get(f"dicom.{name}", "") for name in ("PatientID", "ContainerIdentifier"))
-    return patient.strip(), slide.strip()
+    header = _header(path)
+    return ("", "") if header is None else header.ids

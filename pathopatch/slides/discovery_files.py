@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pathopatch.core.errors import InputUnsupportedError, PathopatchError, with_code
+from pathopatch.core.errors import InputCorruptError, InputUnsupportedError, PathopatchError, with_code
 from pathopatch.core.input_files import LeftOut, open_regular, walk_files
 from pathopatch.slides.dicom import series_in, series_of
 from pathopatch.slides.open import open_slide
@@ -68,7 +68,7 @@ def list_files(sources: Iterable[Path], left_out: list[LeftOut], *, skipped: Col
                 stems |= {path: stem for path, stem in _in_folder(folder, names, left_out).items() if path not in stems}
         else:
             # Files of one DICOM series, as `*.dcm` names them, are one slide.
-            series = series_of(source)
+            series = _series_of(source)
             first = next(iter(series_in(source.parent).get(series[0], [])), source) if series else source
             stems.setdefault(first, stem_of(source))
     return stems | {folder: folder.name for folder in unread}
@@ -108,7 +108,7 @@ def _in_folder(folder: Path, names: list[str], left_out: list[LeftOut]) -> dict[
         path = folder / name
         if name in companions:
             continue
-        if (dicom := series_of(path)) is not None:
+        if (dicom := _series_of(path)) is not None:
             series[dicom[0]].append((-dicom[1], path))
         elif name.lower().endswith(".vsi"):
             left_out.append(LeftOut(path, "Olympus VSI is not read: write an OME-TIFF of it"))
@@ -120,6 +120,14 @@ def _in_folder(folder: Path, names: list[str], left_out: list[LeftOut]) -> dict[
         # DICOM files are named by numbers; the folder has the slide's name where it holds one.
         stems[first] = folder.name if len(series) == 1 else stem_of(first)
     return stems
+
+
+def _series_of(path: Path) -> tuple[str, int] | None:
+    """Return `series_of`, and of a header that cannot be decoded None: the file fails alone when it is opened."""
+    try:
+        return series_of(path)
+    except InputCorruptError:
+        return None
 
 
 def _named_in(path: Path) -> set[str]:

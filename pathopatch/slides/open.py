@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack, cast
@@ -16,7 +18,7 @@ from pathopatch.core.errors import ChannelMismatchError, InputMissingError, Inpu
 from pathopatch.core.input_files import open_regular, require_regular
 from pathopatch.slides.background import Background
 from pathopatch.slides.czi import CZI_SIGNATURE, CziSlide
-from pathopatch.slides.dicom import level_of_false_colours, slide_files
+from pathopatch.slides.dicom import level_of_false_colours, linked_apart, series_of, slide_files
 from pathopatch.slides.image_file import SUFFIXES, JpegPngSlide
 from pathopatch.slides.integrity import TIFF_SIGNATURES, OpenedFile, checked_tiff, corrupt, unsupported
 from pathopatch.slides.resample import PixelsAndOpacity, nominal_downsample
@@ -26,6 +28,7 @@ from pathopatch.slides.slide_file import SlideOptions, plane_slice
 from pathopatch.slides.slide_paths import WHOLE_FILE, Fragment, is_zarr, split_fragment
 from pathopatch.slides.stack import ChannelStack
 from pathopatch.slides.tiff import TiffSlide
+from pathopatch.slides.trial import require_harmless
 
 _CHANNEL = r"\s*[A-Za-z][A-Za-z0-9_.-]*\s*="
 _JPEG, _JPEG_2000_RGB = 7, 33005  # TIFF compressions of Aperio slides
@@ -167,7 +170,10 @@ def _adapter(path: Path, *, is_chosen: bool) -> Callable[..., Slide]:
     if first_bytes[:4] in TIFF_SIGNATURES:
         return OpenSlideSlide if not is_chosen and _is_for_openslide(path) else TiffSlide
     if first_bytes == CZI_SIGNATURE:
+        require_harmless(path)
         return CziSlide
+    if series_of(path) is not None:
+        return OpenSlideSlide
     suffix = path.suffix.lower()
     if SUFFIXES.get(suffix, "tiff") != "tiff":
         return JpegPngSlide
@@ -175,6 +181,7 @@ def _adapter(path: Path, *, is_chosen: bool) -> Callable[..., Slide]:
         kind = "CZI file" if suffix == ".czi" else "TIFF"
         flaw = f"does not begin as a {kind}" if first_bytes else "is empty"
         raise corrupt(path, f"it is named {path.suffix} and {flaw}")
+    require_harmless(path)
     if openslide.OpenSlide.detect_format(path) is not None:
         return OpenSlideSlide
     raise unsupported(
@@ -195,6 +202,7 @@ def _is_for_openslide(path: Path) -> bool:
         is_plain_rgb = first.bitspersample == 8 and first.samplesperpixel == 3
         if tiff.is_ome or not is_plain_rgb:
             return False
+    require_harmless(path)
     if openslide.OpenSlide.detect_format(path) in (None, "generic-tiff"):
         return False
     try:
@@ -263,6 +271,10 @@ class OpenSlideSlide(Slide):
         _refuse_other_folders(path)
         self._handle: Any = None
         self._pid = -1
+        self._opened = linked_apart(dicom) if dicom else path
+        if self._opened != path:
+            weakref.finalize(self, shutil.rmtree, self._opened.parent, ignore_errors=True)
+        require_harmless(self._opened)
         self._planes = plane_slice(path, RGB, choice.plane)
         try:
             every_level = list(range(self._open().level_count))
@@ -294,7 +306,7 @@ class OpenSlideSlide(Slide):
     def _open(self) -> Any:
         """Return this process's handle; one of another process must not be shared."""
         if self._handle is None or self._pid != os.getpid():
-            self._handle, self._pid = openslide.OpenSlide(self._path), os.getpid()
+            self._handle, self._pid = openslide.OpenSlide(self._opened), os.getpid()
             self.require_unchanged()
         return self._handle
 

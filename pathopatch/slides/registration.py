@@ -35,6 +35,8 @@ _SMALLEST_PX = 32
 # Of the overview: noise has no edges of this size. At 1.5 px a true shift gave a ratio of 1.7 only.
 _BLUR_PX = 2.5
 _WINDOW_BLUR_PX = 3.0  # at level 0: neither noise nor the 8 px blocks of JPEG have edges of this size
+_OUTLINE_BLUR, _OUTLINE_NEAR = 0.04, 0.02  # of the shorter side
+_LEAST_SOLIDITY = 0.9  # of a core's area in that of its convex hull
 _PEAK_PX = 1.5  # standard deviation of the correlation's peak
 _WINDOW_PX, _WINDOWS = 1024, 9
 
@@ -121,13 +123,32 @@ def _logs(pixels: Pixels) -> NDArray[np.float32]:
 
 
 def _scanned_edges(plane: NDArray[np.generic], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return the edges of a plane without those of what was never scanned."""
+    """Return the edges of a plane without those of what was never scanned, and of a core's own outline."""
     if not missing.any() or missing.all():
-        return _edges(plane)
+        return np.where(_core_outline(plane), np.float32(0), _edges(plane))
     filled = np.where(missing, np.median(plane[~missing].astype(np.float32)), plane)
     side = 2 * math.ceil(3 * _BLUR_PX) + 1
     near = cv2.dilate(missing.astype(np.uint8), np.ones((side, side), np.uint8)) != 0
-    return np.where(near, np.float32(0), _edges(filled))
+    return np.where(near | _core_outline(filled), np.float32(0), _edges(filled))
+
+
+def _core_outline(plane: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """Return which pixels of a plane (h, w) lie near the outline of a single solid piece on dark ground.
+
+    Any two cores of a tissue array have nearly the same outline: it says nothing of what lies within.
+    """
+    scaled = _scaled(plane)
+    smooth = cv2.GaussianBlur(scaled, (0, 0), _OUTLINE_BLUR * min(plane.shape))
+    _, piece = cv2.threshold((255 * smooth).astype(np.uint8), 0, 1, cv2.THRESH_OTSU)
+    contours, _ = cv2.findContours(np.ascontiguousarray(piece), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    largest = max(contours, key=cv2.contourArea, default=np.empty((0, 1, 2), np.int32))
+    hull_px = cv2.contourArea(cv2.convexHull(largest)) if len(largest) else 0.0
+    reaches_border = piece[[0, -1]].any() or piece[:, [0, -1]].any()
+    # Of the real pairs, no piece is as solid, and all reach the border.
+    if reaches_border or cv2.contourArea(largest) < _LEAST_SOLIDITY * max(hull_px, float(piece.sum()), 1.0):
+        return np.zeros(plane.shape, np.bool_)
+    near = np.ones((2 * math.ceil(_OUTLINE_NEAR * min(plane.shape)) + 1,) * 2, np.uint8)
+    return np.asarray(cv2.morphologyEx(piece, cv2.MORPH_GRADIENT, near) != 0)
 
 
 def _shift(
@@ -162,16 +183,18 @@ def whole_offsets(shifts: Sequence[Shift]) -> Offsets:
 
 def _edges(plane: NDArray[np.generic], blur_px: float = _BLUR_PX) -> NDArray[np.float32]:
     """Return the gradient's magnitude of a channel (h, w) without its mean; all 0 for a constant one."""
-    exact = plane.astype(np.float32)
-    low, high = (np.float32(value) for value in np.percentile(exact, (0.5, 99.5)))
-    if not high > low:
-        return np.zeros(plane.shape, np.float32)
-    scaled = np.clip((exact - low) / (high - low), 0, 1)
-    smooth = cv2.GaussianBlur(scaled, (0, 0), blur_px)
+    smooth = cv2.GaussianBlur(_scaled(plane), (0, 0), blur_px)
     strength = cv2.magnitude(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
     # Faded out at the border, whose own edge would else correlate at a shift of 0.
     window = cv2.createHanningWindow(plane.shape[::-1], cv2.CV_32F)
     return np.asarray((strength - strength.mean()) * window, np.float32)
+
+
+def _scaled(plane: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Return a plane as float32 in [0, 1], by its percentiles; all 0 for a constant one."""
+    exact = plane.astype(np.float32)
+    low, high = (np.float32(value) for value in np.percentile(exact, (0.5, 99.5)))
+    return np.clip((exact - low) / (high - low), 0, 1) if high > low else np.zeros(plane.shape, np.float32)
 
 
 def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:

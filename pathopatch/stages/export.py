@@ -76,9 +76,11 @@ def export_dicom(
 
 
 def export_bundle(bundle: Path, out: Path | None, kind: Literal["onnx", "wsinfer"], *, force: bool = False) -> Path:
-    """Write a model for other programs, see `export_model`; by default into a folder that is named by its run."""
+    """Write a model, or that of a run, for other programs, see `export_model`; by default into a folder of its name."""
+    from pathopatch.models.bundle import bundle_folder
     from pathopatch.models.export import export_model
 
+    bundle = bundle_folder(bundle)
     home = bundle.resolve()
     run = home.parent.name if home.name == "model" else home.name  # what a run calls its bundle says less
     path = out or Path(f"{run}-{kind}")
@@ -109,9 +111,10 @@ def _write_text(path: Path, text: str, *, force: bool) -> Path:
 
 def add_graph(bundle: Path) -> Path:
     """Write ``model.onnx`` into a bundle that has none, or a damaged one; return its path."""
-    from pathopatch.models.bundle import rewrite_graph
+    from pathopatch.models.bundle import bundle_folder, rewrite_graph
     from pathopatch.models.loading import load_network
 
+    bundle = bundle_folder(bundle)
     return rewrite_graph(bundle, load_network(bundle))
 
 

@@ -173,6 +173,7 @@ def test_the_doctor_lists_what_is_there_and_how_to_get_what_is_missing(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "snakemake" else find(name))
     text = said("doctor").out
     assert all(word in text for word in ("OpenVINO", "torch", "instruction sets", "bfloat16", "OpenSlide"))
+    assert "features in HDF5 files" in text
     (line,) = [line for line in text.splitlines() if "studies on a cluster" in line]
     assert line.startswith("--  ")
     assert "get it: pip install" in line

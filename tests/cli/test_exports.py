@@ -26,6 +26,7 @@ def test_an_export_without_a_name_bears_the_runs(
     bundle = write_model(tmp_path / "runs" / "erm-t0.25-s0" / "model")
     assert said("export", "wsinfer", bundle).out.split() == ["erm-t0.25-s0-wsinfer"]
     assert json.loads(Path("erm-t0.25-s0-wsinfer", "export.json").read_text())["format"] == "wsinfer"
+    assert said("export", "wsinfer", bundle.parent).out.split() == ["erm-t0.25-s0-wsinfer"]  # the run itself
 
 
 SQUARE = "POLYGON ((40 20, 60 20, 60 40, 40 20))"

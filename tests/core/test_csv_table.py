@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from pathopatch.core.csv_table import CsvTable, read_csv_table
+import pathopatch
+from pathopatch.core.csv_table import CsvTable, csv_text, read_csv_table
 from pathopatch.core.errors import InputMissingError, TableError
 
 
@@ -107,3 +111,18 @@ def test_ids_are_brought_to_the_form_nfc(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputMissingError, match=r"no table none\.csv"):
         read_csv_table(tmp_path / "none.csv", kind="table", item="thing", required=(), optional=())
+
+
+def test_no_text_of_a_table_is_a_formula_and_numbers_stay() -> None:
+    texts = ["=cmd()", "+1", "-1", "@x", "\tx", "a;=b", "p1", None]
+    table = pd.DataFrame({"block": texts, "kind": pd.Categorical(texts), "n": np.arange(8) - 1.5, "@run": 1})
+    read = pd.read_csv(io.StringIO(csv_text(table)), dtype={"block": str, "kind": str})
+    expected = ["'=cmd()", "'+1", "'-1", "'@x", "'\tx", "a;'=b", "p1"]
+    assert read["block"].tolist()[:7] == read["kind"].tolist()[:7] == expected
+    assert (read["n"].tolist(), list(read)[3]) == (table["n"].tolist(), "'@run")
+
+
+def test_tables_are_written_by_one_function_alone() -> None:
+    package = Path(pathopatch.__file__).parent
+    writers = {path.name for path in package.rglob("*.py") if ".to_csv(index" in path.read_text(encoding="utf-8")}
+    assert writers == {"csv_table.py"}

@@ -149,10 +149,10 @@ def test_check_takes_both_limits_from_its_options(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.fault("limits-alone")
 def test_limits_of_a_set_of_ready_patches_are_refused_with_the_reason(tmp_path: Path) -> None:
-    for option in ("--timeout=5", "--memory-gb=1"):
+    for option in ("--timeout=5", "--memory-gb=1", "--workers=2", "--align", "--retry-failed"):
         told = CliRunner().invoke(app, ["tile", "--patches", str(tmp_path), "-o", str(tmp_path / "out"), option])
         assert told.exit_code == 2
-        assert "are limits of a slide" in " ".join(told.output.replace("\u2502", " ").split())
+        assert "a set of patches is no slide" in " ".join(told.output.replace("\u2502", " ").split())
 
 
 @pytest.mark.parametrize("workers", [1, 2])

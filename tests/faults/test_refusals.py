@@ -68,8 +68,18 @@ def _weights(folder: Path) -> Any:
     return read_weights(folder / "w.pth")
 
 
+def _typed(dtype: torch.dtype) -> Call:
+    def read(folder: Path) -> Any:
+        torch.save({"w": torch.ones(2).to(dtype)}, folder / "w.pth")
+        return read_weights(folder / "w.pth")
+
+    return read
+
+
 _SQUARE = [[0, 0], [9, 0], [9, 9], [0, 0]]
 REFUSED: dict[str, tuple[Call, str]] = {
+    "weights of int8": (_typed(torch.int8), "CHECKPOINT_INCOMPATIBLE"),
+    "weights of complex64": (_typed(torch.complex64), "CHECKPOINT_INCOMPATIBLE"),
     "a program that is not there": (
         lambda folder: load_program(folder / "gone.pt", torch.device("cpu")), "INPUT_MISSING"),
     "a parameter that a method does not have": (lambda _: method("gerne", eta=0.1), "INPUT_UNSUPPORTED"),

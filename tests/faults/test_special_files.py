@@ -20,6 +20,7 @@ from made_omezarr import chunk_files, write_omezarr
 from malformed_slides import bounded
 
 from pathopatch.core.artefacts import fingerprint_file
+from pathopatch.core.config import TrainConfig
 from pathopatch.core.config.study import load_settings
 from pathopatch.core.csv_table import read_csv_table
 from pathopatch.core.errors import InputUnsupportedError, PathopatchError, TableError
@@ -35,6 +36,7 @@ from pathopatch.patches.import_list import read_list
 from pathopatch.slides import open_slide
 from pathopatch.slides.discovery import discover
 from pathopatch.slides.manifest import read_manifest
+from pathopatch.training.frozen import open_backbone
 
 pytestmark = pytest.mark.fault("special-files")
 
@@ -166,6 +168,20 @@ def test_a_manifest_that_names_a_special_file_is_refused_with_the_row(
     (problem,) = raised.value.problems
     assert (problem.code, problem.row, problem.column) == ("INPUT_UNSUPPORTED", 2, "path")
     assert problem.message == f"{tmp_path / 'a.tif'} is {words}"
+
+
+def test_weights_are_a_file_of_the_size_of_weights(special: Callable[[Path], str], tmp_path: Path) -> None:
+    words = special(tmp_path / "w.safetensors")
+    os.truncate(_touched(tmp_path / "sparse.safetensors"), 60 * 10**9)
+    for name, told in (("w", words), ("sparse", "60 GB")):
+        config = TrainConfig(architecture="test_vit", pretrained=tmp_path / f"{name}.safetensors")
+        with bounded(), pytest.raises(PathopatchError, match=told):
+            open_backbone(config, 3)
+
+
+def _touched(path: Path) -> Path:
+    path.touch()
+    return path
 
 
 def test_a_pipe_has_no_fingerprint(tmp_path: Path) -> None:

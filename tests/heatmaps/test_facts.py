@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,18 +33,19 @@ TISSUE = np.array([[1.0, 0.5, 0.0, 0.4], [0.5, 0.5, 0.0, 1.0]])
 
 
 def numbers(
-    probability: np.ndarray = PROBABILITY, scanned: np.ndarray | None = None, **flagged: Any
+    probability: np.ndarray = PROBABILITY, scanned: np.ndarray | None = None, grid: Grid = GRID, **flagged: Any
 ) -> dict[str, float | None]:
     is_predicted = np.isfinite(probability)
     none = np.zeros(is_predicted.sum(), bool)
     columns = {"probability": probability[is_predicted], **{f"flag_{name}": flagged.get(name, none) for name in FLAGS}}
-    prediction: Any = SimpleNamespace(grid=GRID, columns=columns)
+    prediction: Any = SimpleNamespace(grid=grid, columns=columns)
     regions = positive_regions(
         probability,
         decision_probability=0.5,
         cell_px=100.0,
         mpp=MPP,
-        slide_size=(GRID.width, GRID.height),
+        slide_size=(grid.width, grid.height),
+        patch_px=grid.extent,
         scanned=1.0 if scanned is None else scanned,
     )
     maps = {
@@ -63,6 +65,14 @@ def test_areas_are_of_what_lies_on_the_slide() -> None:
     assert result["positive_tissue_mm2"] == pytest.approx(1.0 + 0.5 + 0.2 + 0.5)
     assert result["positive_share"] == pytest.approx(2.2 / 3.2)
     assert result["mean_probability"] == pytest.approx(PROBABILITY[np.isfinite(PROBABILITY)].mean())
+
+
+def test_between_patches_that_leave_gaps_nothing_counts() -> None:
+    result = numbers(grid=replace(GRID, width=325, patch_px=50))  # a patch has 0.25 mm2, those at the edge half of it
+    assert result["scanned_mm2"] == pytest.approx(6 * 0.25 + 2 * 0.125)
+    assert result["tissue_mm2"] == pytest.approx(0.25 * (1.0 + 0.5 + 0.5 + 0.5) + 0.125 * (0.4 + 1.0))
+    assert result["positive_mm2"] == pytest.approx(2 * 0.25 + 2 * 0.125)
+    assert result["largest_region_mm2"] == pytest.approx(0.25)
 
 
 def test_areas_are_of_scanned_pixels() -> None:

@@ -161,8 +161,10 @@ def test_a_damaged_heatmap_is_told_and_the_others_are_written(out, tmp_path):
     write_heatmap(out, "c", "c.svs")
     (out / "heatmaps" / "b" / "regions.geojson.gz").write_bytes(b"cut")
     (out / "heatmaps" / "c" / "heatmap.json").write_text("{")
+    write_heatmap(out, "d", "d.svs")
+    (out / "heatmaps" / "d" / "heatmap.json").unlink()
     folder = write_qupath_folder(out, tmp_path / "qupath")
-    assert folder.slides == 3
+    assert (folder.slides, set(folder.notes)) == (1, {"b", "c", "d"})
     assert folder.notes["b"] == "regions.geojson.gz is not as it was written; predict the slide again"
     assert folder.notes["c"].endswith("predict the slide again")
     assert sorted(path.name for path in (tmp_path / "qupath").iterdir()) == ["a", "export.json"]

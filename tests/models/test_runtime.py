@@ -14,7 +14,7 @@ from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.models import loading
 from pathopatch.models.bundle import GRAPH, WEIGHTS, read_spec, save_bundle
 from pathopatch.models.device import pick_device
-from pathopatch.models.loading import load_model, load_network, pick_precision
+from pathopatch.models.loading import load_model, load_network
 from pathopatch.models.networks import build_network
 from pathopatch.models.runtime import patches_per_pass, probe_patches
 from pathopatch.models.runtime.openvino_runtime import OpenVINORuntime
@@ -219,50 +219,15 @@ def _without_graph(folder):
     (folder / GRAPH).unlink()
 
 
-class _Fixed:
-    """A runtime whose logits in bfloat16 are off by so much."""
-
-    name, version, weights = "fixed", "1", ""
-
-    def __init__(self, precision, off):
-        self.precision, self._off = precision, off if precision == "bfloat16" else 0.0
-
-    def logits(self, x):
-        return np.stack([np.zeros(len(x)), np.full(len(x), self._off)], axis=1).astype(np.float32)
-
-
-@pytest.mark.parametrize(("off", "picked"), [(0.03, "bfloat16"), (0.05, "float32"), (float("nan"), "float32")])
-def test_bfloat16_is_taken_only_where_probabilities_agree(off, picked):
-    """The logistic function has a slope of 1/4 at 0: a logit of 0.04 is 0.01 of probability."""
-    assert _picked(off).precision == picked
-    assert _picked(off, is_native=False).precision == "float32"
-    assert _picked(off, temperature=100).precision == ("float32" if np.isnan(off) else "bfloat16")
-
-
-def _picked(off, *, requested="auto", is_native=True, temperature=1.0):
-    return pick_precision(
-        lambda precision: _Fixed(precision, off),
-        _spec(px=8, temperature=temperature),
-        requested=requested,
-        is_native=is_native,
-    )
-
-
-def test_a_named_precision_is_used_and_an_unknown_one_refused():
-    assert _picked(9.0, requested="bfloat16", is_native=False).precision == "bfloat16"
+@pytest.mark.parametrize("runtime", ["openvino", "torch"])
+def test_bfloat16_is_for_those_who_ask_for_it(runtime, bundle, monkeypatch):
+    for module in ("device", "runtime.openvino_runtime"):
+        monkeypatch.setattr(f"pathopatch.models.{module}.is_bfloat16_native", lambda *_: True)
+    for requested, picked in ((None, "float32"), ("auto", "float32"), ("bfloat16", "bfloat16")):
+        options = {} if requested is None else {"precision": requested}
+        assert load_model(bundle, device="cpu", runtime=runtime, **options).runtime.precision == picked
     with pytest.raises(InputUnsupportedError, match="float8"):
-        _picked(0.0, requested="float8")
-
-
-def test_a_network_that_refuses_bfloat16_is_predicted_in_float32():
-    class Stubborn(_Fixed):
-        def logits(self, x):
-            if self.precision == "bfloat16":
-                raise RuntimeError("no such type")
-            return super().logits(x)
-
-    ready = pick_precision(lambda precision: Stubborn(precision, 0.0), _spec(px=8), requested="auto", is_native=True)
-    assert ready.precision == "float32"
+        load_model(bundle, device="cpu", runtime=runtime, precision="float8")
 
 
 def test_probe_patches_are_noise_flat_and_smooth():

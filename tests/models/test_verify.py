@@ -119,6 +119,16 @@ def test_a_setting_that_is_edited_on_both_sides_is_found(bundle, changes):
         verify_bundle(bundle)
 
 
+def test_a_bundle_without_answers_is_told_how_to_store_them(bundle):
+    (bundle / "check.json").unlink()
+    with pytest.raises(InputMissingError) as raised:
+        verify_bundle(bundle)
+    assert "pathopatch verify" in raised.value.remedy
+    assert "--write" in raised.value.remedy
+    verify.rewrite_check(bundle)
+    assert verify_bundle(bundle)[0].problem == ""
+
+
 def test_what_describes_a_model_is_not_among_its_settings(bundle):
     edit_spec(bundle, parameters={"seed": 3}, package_version="9")
     assert verify_bundle(bundle)[0].problem == ""
@@ -181,7 +191,7 @@ def test_a_bundle_of_0_1_0_is_refused_and_predicts_by_the_page_s_command(tmp_pat
     page = (Path(__file__).parents[2] / "docs" / "reference" / "artefacts.md").read_text()
     (code,) = re.findall(r'python -c "(.*model\.json.*)"\n', page)
     exec(code.replace("BUNDLE", str(old)))
-    with pytest.raises(InputMissingError, match=r"no file check\.json"):
+    with pytest.raises(InputMissingError, match=r"no check\.json"):
         load_model(old)
     assert _verify(old, "--write").exit_code == 0
     np.testing.assert_array_equal(

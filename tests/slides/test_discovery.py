@@ -8,6 +8,7 @@ from pathlib import Path
 import made_slides as made
 import numpy as np
 import pytest
+from made_dicom import write_dicom
 from made_omezarr import write_omezarr
 
 from pathopatch.slides.discovery import Discovery, discover
@@ -178,12 +179,10 @@ def test_files_that_belong_to_one_slide_are_not_slides(make: Make) -> None:
 def test_dicom_files_of_one_series_are_one_slide(make: Make) -> None:
     root = make("d/x.txt")
     for number in range(4):
-        series = b"1.2.%d" % (number // 3)
-        slide = b"\2\0\2\0UI\x1e\x001.2.840.10008.5.1.4.1.1.77.1.6" + b"\x20\0\x0d\0UI\3\x009.9\0"
-        content = bytes(128) + b"DICM" + slide + b"\x20\0\x0e\0UI" + len(series).to_bytes(2, "little") + series
-        (root / "d" / f"{number}.dcm").write_bytes(content)
+        write_dicom(root / "d" / f"{number}.dcm", frames="unlisted", series=f"1.2.{number // 3}")
     found = discover([root])
-    assert set(reasons(found)) == {"x.txt", "0.dcm", "3.dcm"}  # one of each series was opened
+    assert set(reasons(found)) == {"x.txt"}
+    assert files(found) == {"0": "0.dcm", "3": "3.dcm"}  # one of each series was opened
 
 
 def test_links_that_lead_round_and_outputs_are_not_entered(make: Make, tmp_path: Path) -> None:

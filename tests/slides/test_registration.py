@@ -112,6 +112,24 @@ def test_unrelated_outlines_on_dark_ground_have_no_measured_shift(seed: int, sha
         assert not any("shifted" in warning for warning in analysis.warnings(0.5, 2.0))
 
 
+@pytest.mark.parametrize("radii", [(0.3, 0.3), (0.35, 0.35), (0.4, 0.4), (0.33, 0.34)])
+def test_round_cores_are_compared_by_what_lies_within(radii: tuple[float, float], tmp_path: Path) -> None:
+    generator = np.random.default_rng(round(1000 * sum(radii)))
+    y, x = np.mgrid[-300:300, -300:300]
+    discs = [np.hypot(x, y) < 600 * radius for radius in radii]
+    textures = [cv2.GaussianBlur(generator.normal(size=(600, 600)), (0, 0), 3) for _ in radii]
+
+    def core(disc: np.ndarray, texture: np.ndarray) -> np.ndarray:
+        return generator.poisson(np.where(disc, 50 + 150 * texture, 1).clip(1)).astype(np.uint16)
+
+    unrelated = np.stack([core(disc, texture) for disc, texture in zip(discs, textures, strict=True)])
+    assert not shift_of(opened(tmp_path, unrelated, background="dark")).is_measured
+    related = np.stack([core(discs[0], textures[0]), core(discs[1], np.roll(textures[0], (3, -7), (0, 1)))])
+    measured = shift_of(opened(tmp_path, related, background="dark"))
+    assert (measured.x_px, measured.y_px) == pytest.approx((-7, 3), abs=0.3)
+    assert measured.is_measured
+
+
 @pytest.mark.slow
 def test_a_shift_that_level_0_does_not_show_is_not_measured(tmp_path: Path) -> None:
     coarse = cut(blobs(1500 + 2 * PAD, 0, 120), 0, 0)  # both channels share it; the fine texture of each is its own

@@ -63,7 +63,7 @@ class PredictConfig(Config):
     runtime: Literal["auto", "openvino", "torch"] = "auto"
     """auto: torch on a GPU and for a bundle without `model.onnx`, else openvino, which is faster on processors."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 where the processor has it and it moves no probability of test patches by more than 0.01."""
+    """auto: float32. bfloat16 is faster on processors and GPUs that have it, and moves probabilities."""
     threads: Threads | None = None
     """Processor threads. None: all cores."""
     outputs: tuple[Output, ...] = Field(default=(), exclude=True)

@@ -102,8 +102,8 @@ def probe_patches(channels: int, input_px: int, count: int = _PROBE_PATCHES) -> 
 
     `count` is a multiple of 3.
     """
-    # A third each are noise, flat and smooth. Rounding errors of bfloat16 average out over noise, but not over a flat
-    # patch, where every position of a channel is rounded alike.
+    # A third each are noise, flat and smooth. Rounding errors average out over noise, but not over a flat patch, where
+    # every position of a channel is rounded alike.
     rng, n = np.random.default_rng(0), count // 3
     noise = rng.standard_normal((n, channels, input_px, input_px), np.float32)
     flat = np.broadcast_to(rng.standard_normal((n, channels, 1, 1), np.float32), noise.shape)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from pathopatch.core.artefacts import fingerprint, fingerprint_file
-from pathopatch.core.csv_table import escape_formulas, read_csv_table, unescape_formulas
-from pathopatch.core.errors import InputMissingError, PathopatchError, with_code
+from pathopatch.core.csv_table import read_csv_table, unescape_formulas
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError, PathopatchError, with_code
 from pathopatch.core.files import inside, json_text, read_json, write_bytes, write_csv
 from pathopatch.core.input_files import LeftOut
 from pathopatch.core.locks import STATUS, folder_lock
@@ -58,7 +58,7 @@ def ignore_failure(out: Path, slide_id: str, why: str) -> None:
     values = slide_id, code, why, _now(), _content(files_of(entry))
     with folder_lock(out, STATUS):
         rows = read_ignored(out) | {slide_id: dict(zip(_COLUMNS, values, strict=True))}
-        write_csv(inside(out, "ignore.csv"), pd.DataFrame(list(rows.values())).map(escape_formulas))
+        write_csv(inside(out, "ignore.csv"), pd.DataFrame(list(rows.values())))
 
 
 def is_ignored(row: Mapping[str, str] | None, code: str, files: Sequence[str]) -> bool:
@@ -111,14 +111,27 @@ def _predicted_files(out: Path, slide_id: str) -> list[str]:
 
 
 class RunSummary:
-    """The summary of a run, JSON at `path` and a text beside it. Where an error ends the run, that is written."""
+    """The summary of a run, JSON at `path` and a text beside it. Where an error ends the run, that is written.
+
+    InputUnsupportedError if something else stands there, or `path` lies among the work folder's own files.
+    """
 
     def __init__(self, path: Path, out: Path) -> None:
         self._path, self._out, self._began, self._last = path, out, _now(), dict[str, Any]()
         with suppress(PathopatchError):
             self._last = read_json(path)
-        failed, ids = self._last.get("failed_files", {}), self._last.get("known", slide_ids(out))
-        known = [name for name in ids if "predict" in read_status(out, name)]
+        is_other = "exit_code" not in self._last if self._last else path.with_suffix(".txt").exists()
+        place, folder = path.resolve(), out.resolve()
+        if is_other or folder in place.parents[1:] or place == WorkFolder(folder).left_out:
+            raise InputUnsupportedError(
+                f"{path} is no place for a summary, since other files stand there",
+                place="--summary",
+                remedy="name a file of its own, such as OUT/last-run.json",
+            )
+        # A person or a program may have put null into it.
+        failed, listed = self._last.get("failed_files") or {}, self._last.get("known")
+        known = [name for name in slide_ids(out) if listed is None or name in listed]
+        known = [name for name in known if "predict" in read_status(out, name)]
         self._marks = {name: _predicted_files(out, name) or failed.get(name, []) for name in known}
 
     def __enter__(self) -> RunSummary:
@@ -150,6 +163,7 @@ class RunSummary:
         absent = sorted(self._marks.keys() - ids)
         files = [map(_path, files_of(read_status(self._out, name)["predict"])) for name in absent]
         gone = [name for name, paths in zip(absent, files, strict=True) if not all(map(os.path.lexists, paths))]
+        gone_before = self._last.get("gone") or ()
         found = {
             "exit_code": exit_code(outcomes),
             "slides": len(ids),
@@ -163,7 +177,7 @@ class RunSummary:
             "changed": changed,
             "new": {name: state for name, state in states.items() if name not in self._marks},
             "done": {name: state for name, state in states.items() if state in FINISHED},
-            "gone": {name: "before" if name in self._last.get("gone", ()) else "since the last run" for name in gone},
+            "gone": {name: "before" if name in gone_before else "since the last run" for name in gone},
             "ignored": {each.slide_id: f"{each.code}: {each.message}" for each in outcomes if each.state == "ignored"},
             "left_out": {str(item.path): item.reason for item in left_out},
             "failed_files": {name: marks[name] for name, state in states.items() if state in ("failed", "ignored")},

@@ -18,7 +18,7 @@ import pandas as pd
 from pathopatch.core import files
 from pathopatch.core.artefacts import fingerprint_file, read_stamp
 from pathopatch.core.config import UNCERTAIN_BELOW
-from pathopatch.core.csv_table import escape_formulas
+from pathopatch.core.csv_table import csv_text
 from pathopatch.core.errors import InputMissingError, PathopatchError, Remark, merged, shared_text
 from pathopatch.core.locks import folder_lock, is_locked, slide_lock
 from pathopatch.core.status import FINISHED, TERMINAL_STATES, listed_status, status_table
@@ -49,8 +49,7 @@ _FEW = 40  # slides: so many are listed without being asked for
 def write_cohort_table(out: Path) -> None:
     """Write ``cohort.csv`` by rename; of processes that do so at a time the last one has what all wrote before."""
     with folder_lock(out, "cohort"):
-        text = cohort_table(out).to_csv(index=False, lineterminator="\n", float_format="%.9g")
-        files.write_bytes(out / "cohort.csv", text.encode())
+        files.write_bytes(out / "cohort.csv", csv_text(cohort_table(out), float_format="%.9g").encode())
 
 
 def cohort_table(out: Path) -> pd.DataFrame:
@@ -58,7 +57,7 @@ def cohort_table(out: Path) -> pd.DataFrame:
     statuses = status_table(out, COHORT[1:])
     table = statuses[statuses["stage"] == "predict"].drop(columns="stage").reset_index(drop=True)
     for name in _TEXTS:
-        table[name] = table[name].astype(object).where(table[name].notna(), "").map(escape_formulas)
+        table[name] = table[name].astype(object).where(table[name].notna(), "")
     types = dict.fromkeys(COUNTS, "Int64") | dict.fromkeys(SUMMARY, "float64")
     typed: pd.DataFrame = table.astype(types)
     return typed

@@ -13,6 +13,7 @@ import pytest
 from made_model import write_model
 
 from pathopatch.core.artefacts import read_stamp
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.input_files import LeftOut
 from pathopatch.core.status import update_status
 from pathopatch.core.task import Outcome
@@ -254,6 +255,31 @@ def test_a_run_that_breaks_off_says_so_and_keeps_what_the_last_one_found(tmp_pat
     assert "error" not in summary
     assert summary["new"] == summary["done"] == {"a": "done"}  # by a run that broke off
     assert summary["unchanged"] == 0
+
+
+@pytest.mark.parametrize("place", ["heatmaps/s/heatmap.json", "heatmaps/s/new.json", "left-out.json", "notes.json"])
+def test_a_summary_takes_the_place_of_nothing_else(place: str, tmp_path: Path) -> None:
+    for path in (tmp_path / "heatmaps/s/heatmap.json", tmp_path / "notes.txt"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('{"slide_id": "s"}')
+    with pytest.raises(InputUnsupportedError, match="no place for a summary"):
+        RunSummary(tmp_path / place, tmp_path)
+    assert (tmp_path / "heatmaps/s/heatmap.json").read_text() == '{"slide_id": "s"}'
+
+
+def test_null_in_the_last_summary_counts_as_nothing(tmp_path: Path) -> None:
+    update_status(tmp_path, "a", "predict", {"state": "done"})
+    path = tmp_path / "last-run.json"
+    path.write_text(json.dumps(dict.fromkeys(("known", "failed_files", "gone")) | {"exit_code": 0}))
+    with RunSummary(path, tmp_path) as record:
+        record.write([row(tmp_path / "a.tif")], [Outcome(slide_id="a", state="current")], [])
+    assert (json.loads(path.read_text())["new"], json.loads(path.read_text())["unchanged"]) == ({}, 1)
+
+
+def test_a_carriage_return_in_a_reason_is_kept_as_a_blank(tmp_path: Path) -> None:
+    update_status(tmp_path, "a", "predict", {"state": "failed", "code": "TIMEOUT"})
+    ignore_failure(tmp_path, "a", "slow\rdrive")
+    assert read_ignored(tmp_path)["a"]["why"] == "slow drive"
 
 
 def test_a_night_without_its_drive_is_told(slides: Path, said: Callable[..., Any]) -> None:
