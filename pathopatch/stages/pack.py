@@ -188,7 +188,7 @@ def make_pack(
     settings: dict[str, Any] = {"images": images, "slide_mpp": slide_mpp, "seed": seed}
     if not isinstance(sources, Path):
         settings["tile"] = config.model_dump(mode="json", exclude={"labels", "store"})
-    stamp = Stamp(stage=STAGE, settings=settings, inputs=source_fingerprints(sources))
+    stamp = Stamp(stage=STAGE, settings=settings, inputs=source_fingerprints(sources, slide_mpp=slide_mpp))
     with artefact(out / ABOUT, stamp=stamp, force=force) as output:
         if not output.is_current:
             with atomic_path(out / SEND) as folder:
