@@ -33,6 +33,7 @@ LEAST_AGREEMENT = 0.3
 30 % tumour, never got there in 25,000 draws; of 293 audited models that had 9 to 61 % tumour, the least agreement was
 0.62. See ``pipelines/area-reliance``.
 """
+_FEWEST_OF_WORD = 5  # of the pairs' answers: with fewer there is no interval
 _Row: TypeAlias = tuple[int, dict[str, str]]  # its number in the file, and its cells
 
 
@@ -274,7 +275,10 @@ def self_agreement(first: Floats, second: Floats, patch: NDArray[np.int64], *, i
     if is_words:
         one, other = (np.where(z > 0, "yes", "no").tolist() for z in (first, second))
         words = agreement(one, other, patch.astype(str).tolist())
-        return {"measure": measure, "pairs": words.n, "value": words.kappa, "low": words.low, "high": words.high}
+        # Of one or two tumours chance makes both alike, and no resample shows it.
+        fewest = min((min(texts.count("yes"), texts.count("no")) for texts in (one, other)), default=0)
+        low, high = (words.low, words.high) if fewest >= _FEWEST_OF_WORD else (np.nan, np.nan)
+        return {"measure": measure, "pairs": words.n, "value": words.kappa, "low": low, "high": high}
     ranks = pd.DataFrame({"first": first, "second": second}).rank().to_numpy()
 
     def correlation(rows: NDArray[np.int64]) -> float:
