@@ -23,7 +23,7 @@ from pathopatch.evaluation.answers import read_answers
 from pathopatch.stages import pack as packs
 
 TUMOUR = (0.05, 0.1, 0.15, 0.2, 0.3)
-SLOPES = {"sound": 0.2, "between": 1.3, "biased": 4.0}  # of the margin over the area, in sd of the patches' evidence
+SLOPES = {"sound": 0.2, "between": 2.8, "biased": 4.0}  # in sd of the evidence; "between" has an eta of 0.49
 FORMS = ("logit", "probability", "two decimals", "8 bits", "yes-no")
 PROGRAMS = 5  # of each kind and share, at most
 NOISE = 0.25  # of each image, as networks have: about a tenth of balanced answers turns by flipping
