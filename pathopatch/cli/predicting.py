@@ -196,13 +196,14 @@ def review(
     if importlib.util.find_spec("starlette") is None or importlib.util.find_spec("uvicorn") is None:
         raise InputMissingError("starlette or uvicorn is not installed", remedy="pip install starlette uvicorn")
     from pathopatch.review.links import Links, reader_links
-    from pathopatch.review.security import Access, access_for
+    from pathopatch.review.security import access_for, proxy_access
     from pathopatch.review.server import create_server, listen, listen_at
 
     if (socket is None) != (trust_header is None):
         raise typer.BadParameter("--socket and --trust-header go together")
     if socket is not None:
         refuse(context, "it goes without --socket", "host", "port", "no_token", "reader", "new_links", "pack")
+    by_proxy = None if socket is None else proxy_access(str(trust_header))
     if reader is not None and len(reader) > 1 and (no_token or pack is not None):
         raise typer.BadParameter("several readers go without --no-token and without --pack")
     with ExitStack() as stack:
@@ -231,8 +232,8 @@ def review(
             create, shows = partial(create_app, opened), pluralize(len(opened.cohort.ids()), "slide")
         else:
             raise typer.BadParameter("name OUT, or --pack")
-        if socket is not None:
-            listener, access = stack.enter_context(listen_at(socket)), Access(header=str(trust_header))
+        if socket is not None and by_proxy is not None:
+            listener, access = stack.enter_context(listen_at(socket)), by_proxy
             stack.callback(socket.unlink, missing_ok=True)
             print(f"unix:{socket}", flush=True)
         else:

@@ -435,7 +435,7 @@ def judge(result: dict[str, Any], rule: Rule = MARGINS) -> dict[str, Any]:
     least_eta, most_eta, least_adj = rule.least_eta, rule.most_eta, rule.least_adj
     relies = share["low"] >= least_eta and least >= least_adj
     is_acquitted = share["high"] < least_eta or (ends[1] < least_adj and share["high"] < most_eta)
-    is_same_way = int(np.sign(again["adj"])) == direction
+    is_same_way = bool(np.sign(again["adj"]) == direction)  # NaN, of equal answers, is no way
     second = again["eta"] >= least_eta and abs(again["adj"]) >= least_adj and is_same_way
     if np.isnan(move["value"]):
         reasons.append("the model gives one answer to everything")
@@ -527,6 +527,13 @@ def asked_text(result: Mapping[str, Any]) -> list[str]:
         if own["overlap"] is not None:
             text += f"; the patches answered have {100 * own['overlap']:.0f} % in common with them"
         lines.append(text)
+        if agreed := own.get("agreement"):
+            lines.append(
+                f"{agreed['pairs']} images that stood there twice, flipped or on other ground: {agreed['measure']} of "
+                f"the answers {_ends(agreed, '.2f')}"
+            )
+        if own["kind"] == "yes-no":
+            lines.append("yes and no see less than scores: an answer that stays hides how far its evidence moved")
     if areas := result["areas"]:
         used = f"{len(areas)} of {len(AREAS)} areas are used, {', '.join(map(str, areas))}"
         lines.append(f"{used}: {_ranges_text(result['ranges'])}")

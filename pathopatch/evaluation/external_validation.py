@@ -26,7 +26,7 @@ from pathopatch.models.leakage import SELECTED_ON, TRAINED, TRAINED_ON, leakage
 from pathopatch.models.loading import load_model
 from pathopatch.models.spec import BundleSpec, check_features
 from pathopatch.patches.store import PatchStore
-from pathopatch.training.data_summary import slide_marks, slide_structures
+from pathopatch.training.data_summary import slide_marks
 from pathopatch.training.dataset import Source, common_source, feature_data
 
 FOLDER = "evaluations"
@@ -144,8 +144,7 @@ def leakage_warnings(spec: BundleSpec, work: Path, rows: pd.DataFrame) -> list[s
         return [f"{why}, so leakage is not checked."]
     units = "patients" if any(", patient " in name for name in here) else "slides"
     warnings = []
-    shown = slide_structures(WorkFolder(work).tiled.root, rows)
-    words = {name: leakage([spec], [mark], structure=shown.get(name, "")) for name, mark in here.items()}
+    words = {name: leakage([spec], [mark]) for name, mark in here.items()}
     for word, what in ((TRAINED_ON, "trained"), (SELECTED_ON, "selected (checkpoint, decision threshold)")):
         if leaked := sorted(name for name in words if words[name] == word):
             names = ", ".join(leaked[:5]) + (" …" if len(leaked) > 5 else "")

@@ -16,11 +16,11 @@ from pathopatch.core.mask_bits import MaskKind
 from pathopatch.core.work_folder import INNER_FOLDS, WorkFolder
 from pathopatch.groups import bins_attributes, threshold_attributes
 from pathopatch.models.forward import PatchClassifier
-from pathopatch.models.leakage import STRUCTURES, TRAINED, is_listed, structure_marks
+from pathopatch.models.leakage import TRAINED
 from pathopatch.models.loading import load_model
 from pathopatch.models.spec import BundleSpec
 from pathopatch.training.crops import patches_with_crop
-from pathopatch.training.data_summary import slide_marks, slide_structures
+from pathopatch.training.data_summary import slide_marks
 from pathopatch.training.dataset import PatchSet, load_features, load_patches
 
 _BATCH = 256  # patches read and predicted at a time
@@ -114,11 +114,8 @@ def require_unseen(work: Path, groups: pd.DataFrame, spec: BundleSpec, splits: S
     """
     rows = groups[groups["split"].isin(list(splits)) & (groups["label"] >= 0)]
     trained = set(spec.training.get(TRAINED, "").split(","))
-    root, structures = WorkFolder(work).tiled.root, spec.training.get(STRUCTURES[TRAINED], "")
-    by_file = {name for name, mark in slide_marks(root, rows).items() if mark in trained}
-    shown = structure_marks(slide_structures(root, rows))
-    by_structure = {name for name, mark in shown.items() if is_listed(mark, structures)}
-    if leaked := sorted(by_file | by_structure):
+    marks = slide_marks(WorkFolder(work).tiled.root, rows)
+    if leaked := sorted(name for name, mark in marks.items() if mark in trained):
         raise SplitLeakageError(
             f"the run was trained on slides or patients that are in split {' or '.join(splits)} by now: {len(leaked)}, "
             f"the first is {leaked[0]}",

@@ -58,11 +58,10 @@ from pathopatch.heatmaps.pyramids import write_ome_tiff, write_ome_zarr
 from pathopatch.heatmaps.stitch import Cells
 from pathopatch.models.bundle import joint_fingerprint
 from pathopatch.models.forward import CORRECTED, Ensemble
-from pathopatch.models.leakage import TRAINED, leakage, leakage_warning
+from pathopatch.models.leakage import leakage, leakage_warning
 from pathopatch.models.spec import BundleSpec, patch_limits
 from pathopatch.patches.analysis import read_level
 from pathopatch.patches.picture import write_png
-from pathopatch.patches.source import FromSlide
 from pathopatch.slides import Slide
 from pathopatch.slides.composite import Picture, compose, shrunk
 from pathopatch.slides.slide_paths import ID_REMEDY, split_fragment, valid_slide_id
@@ -104,7 +103,7 @@ def write_prediction(
     slide_id = source.slide_id
     if not valid_slide_id(slide_id):
         raise InputUnsupportedError(f"{slide_id!r} is no slide id", place="slide_id", remedy=ID_REMEDY)
-    known_as = _known_as(source, ensemble)
+    known_as = leakage([member.spec for member in ensemble.members], source.contents)
     leaks = [warning] if (warning := leakage_warning(known_as)) else []
     about = {} if config.deidentify else {"source": source.source, "patient_id": patient_id}
     outputs, damaged = prediction_outputs(source, ensemble, out, config, force=force, about=about)
@@ -179,14 +178,6 @@ def prediction_outputs(
     return outputs, damaged
 
 
-def _known_as(source: DrawnSource, ensemble: Ensemble) -> str:
-    """Return what the models have to do with a slide, a word of `pathopatch.models.leakage`."""
-    specs, structure = [member.spec for member in ensemble.members], ""
-    if isinstance(source, FromSlide) and any(TRAINED in spec.training for spec in specs):
-        structure = source.slide.structure
-    return leakage(specs, source.contents, structure=structure)
-
-
 def _correction_warnings(ensemble: Ensemble) -> list[str]:
     """Return what a correction for the tissue area costs."""
     rule = ensemble.spec.area_reliance
@@ -243,7 +234,7 @@ def _stamp(source: DrawnSource, model: Ensemble, config: PredictConfig) -> Stamp
     if isinstance(source, FromFeatures):
         inputs = {"slide": source.files, "model": model_mark}
         if source.slide is not None:
-            inputs["picture"] = _slide_fingerprint(source.slide)
+            inputs["picture"] = slide_fingerprint(source.slide)
         return Stamp(stage=STAGE, settings=settings | {"mpp": source.mpp}, inputs=inputs)
     settings |= {
         "tiling": source.tiling,
@@ -251,13 +242,13 @@ def _stamp(source: DrawnSource, model: Ensemble, config: PredictConfig) -> Stamp
         "deidentify": config.deidentify,
         "max_bad_tiles": config.max_bad_tiles,
     }
-    inputs = {"slide": _slide_fingerprint(source.slide), "model": model_mark}
+    inputs = {"slide": slide_fingerprint(source.slide), "model": model_mark}
     if source.tissue_mask is not None:
         inputs["tissue_mask"] = fingerprint_file(source.tissue_mask)
     return Stamp(stage=STAGE, settings=settings, inputs=inputs)
 
 
-def _slide_fingerprint(slide: Slide) -> str:
+def slide_fingerprint(slide: Slide) -> str:
     """Return a fingerprint of a slide's files, of the pages or planes chosen of them, and of some of its pixels."""
     digest = hashlib.sha256()
     # The fingerprint of a large file has samples of its bytes only, so some pixels are read too.

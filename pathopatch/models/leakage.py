@@ -2,54 +2,37 @@
 
 A mark is the start of the hash of a slide's files, whatever the files or the slide are called. Of a set of ready
 patches it is the hash of all its images together with the patient. No name of a slide or patient can be read out of a
-mark. The same slide saved anew is known by a mark of its structure, see `pathopatch.slides.structure`. Another slide of
-the same patient has other marks: missing ones prove nothing.
+mark. The same slide saved anew, and another slide of the same patient, have other marks: missing ones prove nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
-
-from pathopatch.slides.structure import marks_alike, structure_mark
 
 if TYPE_CHECKING:
     from pathopatch.models.spec import BundleSpec
 
 TRAINED, VALIDATED = "train_slides", "val_slides"
 """Keys of a bundle's `training` that hold the marks, separated by commas."""
-STRUCTURES = {TRAINED: "train_structures", VALIDATED: "val_structures"}
-"""Keys of the marks of the same slides' structures."""
 MARK_DIGITS = 16
 TRAINED_ON, SELECTED_ON, NOT_KNOWN = "trained on", "selected on", "not known"
 """What a model may have to do with a slide; the last one where its bundle lists no slides."""
 
 
-def structure_marks(structures: Mapping[str, str]) -> dict[str, str]:
-    """Return the mark of each slide's structure, by slide; without those of which no structure is known."""
-    return {slide: mark for slide, structure in structures.items() if (mark := structure_mark(structure))}
-
-
-def is_listed(mark: str, listed: str) -> bool:
-    """Return whether a structure is alike one of those whose marks a bundle lists, separated by commas."""
-    return any(marks_alike(mark, other) for other in listed.split(","))
-
-
-def leakage(specs: Sequence[BundleSpec], fingerprints: Collection[str], *, structure: str = "") -> str:
+def leakage(specs: Sequence[BundleSpec], fingerprints: Collection[str]) -> str:
     """Return what one or more models have to do with a slide: the worst of the three words; "" if it is in no list.
 
-    `fingerprints` are of the slide's files and of its feature files, `structure` is its own; "" where one is not known.
+    `fingerprints` are of the slide's files and of its feature files; "" where one is not known.
     """
-    marks, shown = {text[:MARK_DIGITS] for text in fingerprints if text}, structure_mark(structure)
-    words = [_leakage(spec, marks, shown) for spec in specs]
+    marks = {text[:MARK_DIGITS] for text in fingerprints if text}
+    words = [_leakage(spec, marks) for spec in specs]
     return next((word for word in (TRAINED_ON, SELECTED_ON, NOT_KNOWN) if word in words), "")
 
 
-def _leakage(spec: BundleSpec, marks: Collection[str], shown: str) -> str:
+def _leakage(spec: BundleSpec, marks: Collection[str]) -> str:
     for key, word in ((TRAINED, TRAINED_ON), (VALIDATED, SELECTED_ON)):
         if not set(spec.training.get(key, "").split(",")).isdisjoint(marks):
-            return word
-        if is_listed(shown, spec.training.get(STRUCTURES[key], "")):
             return word
     return "" if TRAINED in spec.training else NOT_KNOWN
 

@@ -73,7 +73,8 @@ class FromSlide:
     @property
     def contents(self) -> list[str]:
         """The `content_fingerprints` of the slide's files, by which a model may know it."""
-        return content_fingerprints(self.slide.paths)
+        # Of MIRAX an earlier version took the first file alone.
+        return content_fingerprints(self.slide.paths) + content_fingerprints(self.slide.paths[:1])
 
     @cached_property
     def analysis(self) -> SlideAnalysis:

@@ -18,6 +18,7 @@ from starlette.responses import FileResponse, Response
 from pathopatch.core.config import Config
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, ReviewConflictError, ReviewRefusedError
 from pathopatch.groups.decisions.decision import VERDICTS, Decision, region_polygon
+from pathopatch.groups.decisions.readers import reader_key
 from pathopatch.groups.decisions.table import decisions_csv
 from pathopatch.review.http import body_of, json_answer, review_of, slide_id_of
 from pathopatch.review.reading import agreement_summary
@@ -155,7 +156,7 @@ def _decide(request: Request, body: DecisionRequest) -> Response:
 
 def _own_name(review: Review, name: str | None) -> str:
     """Return the link's reader; refuse another one's name: one browser may have opened two links."""
-    if name is not None and name.strip() != review.reviewer.strip():
+    if name is not None and reader_key(name) != reader_key(review.reviewer):
         raise ReviewRefusedError(
             f"this link records decisions of {review.reviewer}, not of {name[:200]!r}",
             place="reviewer",

@@ -51,6 +51,7 @@ from pathopatch.groups.decisions.log import (
     read_log,
     sqlite_errors,
 )
+from pathopatch.groups.decisions.readers import known_reader
 from pathopatch.groups.decisions.table import decisions_csv
 from pathopatch.review.reading import json_row, reading_state, readings_state, require_dispute, visible_rows
 
@@ -70,6 +71,7 @@ _SCHEMA = (
 )
 _OF_SLIDE = f"SELECT {', '.join(FIELDS)} FROM decisions WHERE slide_id = ? AND revision > ? ORDER BY revision"
 _SLIDE_IDS = "SELECT DISTINCT slide_id FROM decisions"
+_READERS = "SELECT DISTINCT reviewer FROM decisions"
 _NEWEST = f"SELECT {', '.join(FIELDS)} FROM decisions ORDER BY id DESC LIMIT 1"
 _NEWEST_SETTING = "SELECT id FROM settings ORDER BY id DESC LIMIT 1"
 _BLINDED = "SELECT value FROM settings WHERE name = 'blinded' ORDER BY id DESC LIMIT 1"
@@ -208,6 +210,7 @@ class DecisionLog:
             withdrawn = {row.undoes for row in own_rows}
             id_map: dict[int | None, int] = {None: 0}  # that log's id -> this log's
             added = 0
+            rows = [replace(row, reviewer=_known(log, row.reviewer)) for row in rows]
             for row in rows:
                 settles = " ".join(str(id_map[settled]) for settled in row.settled_ids)
                 own = replace(row, undoes=None if row.undoes is None else id_map[row.undoes], settles=settles)
@@ -233,6 +236,12 @@ class DecisionLog:
             is_own = reader is not None and _is_blinded(self._log)
             rows = "decisions WHERE reviewer = ?" if is_own else "decisions"
             return int(self._log.execute(f"SELECT COALESCE(MAX(id), 0) FROM {rows}", [reader][:is_own]).fetchone()[0])
+
+    def reader(self, name: str) -> str:
+        """Return a reader's name as the log has it, whatever its case."""
+        with self._lock, sqlite_errors(self.path):
+            self._reload()
+            return _known(self._log, name)
 
     def is_blinded(self) -> bool:
         """Return whether reviewers read independently: nobody sees others' verdicts before giving his own."""
@@ -473,6 +482,10 @@ def _version(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
+def _known(log: sqlite3.Connection, name: str) -> str:
+    return known_reader(name, (known for (known,) in log.execute(_READERS)))
+
+
 def _is_blinded(log: sqlite3.Connection) -> bool:
     return bool(log.execute(_BLINDED).fetchone() == ("yes",))
 
@@ -485,7 +498,7 @@ def _append(log: sqlite3.Connection, decision: Decision, *, made: str = "") -> R
     """Add a row; without a time it gets the current one, and counts as later than all rows of its slide."""
     query = f"SELECT COUNT(*), MAX({_TIME}) FROM decisions WHERE slide_id = ?"
     count, latest = log.execute(query, (decision.slide_id,)).fetchone()
-    values = asdict(decision) | {"id": 0, "revision": count + 1}
+    values = asdict(decision) | {"id": 0, "revision": count + 1, "reviewer": _known(log, decision.reviewer)}
     if made:
         values["made"] = made
     else:

@@ -34,7 +34,7 @@ def review_of(request: Request) -> Review:
     """Return what the application answers from, for the reader who asks."""
     review: Review = request.app.state.review
     reader = reader_of(request.scope)
-    return review if reader is None else replace(review, reviewer=reader)
+    return review if reader is None else replace(review, reviewer=review.decisions.reader(reader))
 
 
 def slide_id_of(request: Request) -> str:

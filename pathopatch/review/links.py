@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from pathopatch.core.errors import DiskFullError, InputUnsupportedError, PathopatchError
 from pathopatch.core.files import atomic_path, read_json
+from pathopatch.groups.decisions.readers import known_reader, reader_key, reader_name
 
 
 class Links(NamedTuple):
@@ -28,16 +29,15 @@ def reader_links(folder: Path, readers: Sequence[str], *, renew: bool = False) -
     They are kept below ``~/.local/state/pathopatch``, or XDG_STATE_HOME, where the user alone can read them.
     InputUnsupportedError for no name, or one that is there twice.
     """
-    names = [name.strip() for name in readers]
-    if not all(names) or len({name.casefold() for name in names}) < len(names):
-        raise InputUnsupportedError(
-            "a reader without a name, or twice the same", place="--reader", remedy="name each once"
-        )
+    names = [reader_name(name) for name in readers]
+    if len(set(map(reader_key, names))) < len(names):
+        raise InputUnsupportedError("twice the same reader", place="--reader", remedy="name each once")
     state = Path(os.path.expanduser(os.environ.get("XDG_STATE_HOME") or "~/.local/state"), "pathopatch")  # noqa: PTH111
     file = state / "review" / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]}.json"
     kept: dict[str, str] = {}
     with suppress(PathopatchError):  # none yet, or damaged
         kept = {} if renew else {str(name): str(token) for name, token in read_json(file).items()}
+    names = [known_reader(name, kept) for name in names]
     tokens = {name: kept.get(name) or secrets.token_urlsafe(32) for name in names}
     if kept | tokens == kept:
         return Links(tokens, file)

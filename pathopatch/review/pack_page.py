@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import tifffile
 from pydantic import Field
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -20,6 +21,9 @@ from pathopatch.core.config import Config
 from pathopatch.core.csv_table import read_csv_table
 from pathopatch.core.errors import InputMissingError, ReviewConflictError
 from pathopatch.core.files import inside, write_csv
+from pathopatch.core.locks import REVIEW, folder_lock
+from pathopatch.groups.decisions.log import LOCK_WAIT_S
+from pathopatch.groups.decisions.readers import known_reader, reader_file_part, reader_name
 from pathopatch.review.app import SHARED_ROUTES, guarded_app, page_route
 from pathopatch.review.http import body_of, json_answer
 from pathopatch.review.security import Access, Guard
@@ -39,7 +43,8 @@ class PackReading:
 
     def __init__(self, pack: Path, reader: str) -> None:
         sent = pack / "send" if (pack / "send").is_dir() else pack
-        self.file = pack / ("answers-" + re.sub(r"[^\w-]+", "-", reader) + ".csv")
+        self._folder, name = pack, f"answers-{reader_file_part(reader_name(reader))}.csv"
+        self.file = pack / known_reader(name, (path.name for path in pack.glob("answers-*.csv")))
         named = ("--answers", str(self.file), "--pack", "PACK" if sent == pack else str(pack))
         command = shlex.join(["pathopatch", "audit-model", *named, "-o", "asked"])
         self._about = {"file": str(self.file), "command": command, "mpp": _scale(sent / "mosaic.ome.tif")}
@@ -55,6 +60,19 @@ class PackReading:
             raise InputMissingError("answers to other images", place=str(self.file), remedy="name another --reader")
         return lines
 
+    def record(self, answer: Answer) -> dict[str, Any]:
+        """Write an answer, and return the `state` once it is on the disk; ReviewConflictError if it is not asked for.
+
+        Other pages, of this process or another, may write into the same file.
+        """
+        with folder_lock(self._folder, REVIEW, limit_s=LOCK_WAIT_S):
+            lines = self.answers()
+            if answer.image in lines or answer.image not in self.images:
+                raise ReviewConflictError(f"{answer.image[:50]!r} is not asked", remedy="go on", state=self.state())
+            lines[answer.image] = answer.model_dump() | {"seconds": f"{answer.seconds:.1f}"}
+            write_csv(self.file, pd.DataFrame([*lines.values()], columns=[*Answer.model_fields]))
+        return self.state()
+
     def state(self) -> dict[str, Any]:
         """Return how many images are answered, the next two, um per px, and what to do with the file at the end."""
         answered = self.answers()
@@ -67,13 +85,7 @@ def create_pack_app(reading: PackReading, access: Access) -> Guard:
 
     async def record(request: Request) -> Response:
         answer = await body_of(request, Answer)
-        # Not in a thread: between reading the file and writing it no other answer may be written.
-        lines = reading.answers()
-        if answer.image in lines or answer.image not in reading.images:
-            raise ReviewConflictError(f"{answer.image[:50]!r} is not asked", remedy="go on", state=reading.state())
-        lines[answer.image] = answer.model_dump() | {"seconds": f"{answer.seconds:.1f}"}
-        write_csv(reading.file, pd.DataFrame([*lines.values()], columns=[*Answer.model_fields]))
-        return json_answer(reading.state(), 201)
+        return json_answer(await run_in_threadpool(reading.record, answer), 201)
 
     def picture(request: Request) -> Response:
         if (path := reading.images.get(request.path_params["name"])) is None:

@@ -20,11 +20,12 @@ from pydantic import field_validator
 from pathopatch.core.config import Config
 from pathopatch.core.config.base import parse
 from pathopatch.core.config.study import read_toml
-from pathopatch.core.errors import InputMissingError, InputUnsupportedError, PathopatchError
+from pathopatch.core.errors import InputMissingError, PathopatchError
 from pathopatch.core.files import read_json
 from pathopatch.core.status import FINISHED, listed_status, read_status, slide_ids
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups.decisions.decision import RecordedDecision, is_own_class
+from pathopatch.groups.decisions.readers import reader_name
 from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.model_record import read_model_record
@@ -321,8 +322,7 @@ def open_review(
                     reviewer = getpass.getuser()
                 except (KeyError, OSError):  # some containers have no name for their user
                     reviewer = "reviewer"
-            if not reviewer.strip():
-                raise InputUnsupportedError("nobody is named", place="--reader", remedy="name who decides")
+            reviewer = decisions.reader(reader_name(reviewer))
             if blinded is not None:
                 decisions.set_blinded(blinded, reviewer)
             yield Review(cohort=cohort, decisions=decisions, reviewer=reviewer, config=config)

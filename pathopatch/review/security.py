@@ -27,6 +27,7 @@ from pathopatch.core.errors import (
     PathopatchError,
     ReviewRefusedError,
 )
+from pathopatch.groups.decisions.readers import reader_name
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -46,6 +47,13 @@ _HEADERS = {
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253})(?P<port>:[0-9]{1,5})?")
 _NO_PATH = re.compile(rb"%2f|%5c|%00|\\", re.IGNORECASE)  # a slash, a backslash or a zero inside a name
 _READS = frozenset({"GET", "HEAD"})
+_HEADER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+_OF_BROWSERS = re.compile(
+    r"(accept|access-control|content|if|proxy|sec|transfer|upgrade|x-forwarded-(for|host|port|proto))(-.*)?"
+    r"|authorization|cache-control|connection|cookie2?|date|dnt|expect|forwarded|from|host|keep-alive|last-event-id"
+    r"|origin|ping-(from|to)|pragma|priority|purpose|range|referer|save-data|te|trailer|user-agent|via"
+    r"|x-(pathopatch|requested-with)"
+)
 _READER = "pathopatch.reader"  # key of a scope
 
 
@@ -106,6 +114,20 @@ def access_for(host: str, bound: str, port: int, tokens: Mapping[str, str]) -> A
         # Cookies are shared by all ports of a host: two pages would overwrite each other's token.
         cookie=f"pathopatch-review-{port}",
     )
+
+
+def proxy_access(header: str) -> Access:
+    """Return the access to a page behind a proxy that names the reader in a header.
+
+    InputUnsupportedError for no name of a header, or for one that browsers send themselves.
+    """
+    if not _HEADER.fullmatch(header) or _OF_BROWSERS.fullmatch(header.lower()):
+        raise InputUnsupportedError(
+            f"no header that the proxy alone sets: {header!r}",
+            place="--trust-header",
+            remedy="name one such as X-Remote-User, and let the proxy set it in each request",
+        )
+    return Access(header=header)
 
 
 class Guard:
@@ -205,11 +227,18 @@ def reader_of(scope: Scope) -> str | None:
 def _check_token(scope: Scope, headers: Headers, access: Access) -> Response | None:
     """Return None if the cookie has a token, or none is required; for a token in the address, `_token_page`."""
     if access.header:
-        scope[_READER] = headers.get(access.header, "").strip()
-        if not scope[_READER]:
+        named = headers.getlist(access.header)
+        if len(named) != 1 or not named[0].strip():  # of two the client's own may come first
             raise ReviewRefusedError(
-                f"the proxy names nobody in {access.header}", remedy="let it set the header to who has logged in"
+                f"the request has {len(named)} headers {access.header}, and the proxy names one reader in one",
+                remedy="let it set the header to who has logged in, in place of what the browser sent",
             )
+        sent = named[0].encode("latin-1")
+        try:
+            text = sent.decode()
+        except UnicodeDecodeError:
+            text = named[0]
+        scope[_READER] = reader_name(text, place=access.header)
         return None
     if not access.tokens:
         return None

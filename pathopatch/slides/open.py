@@ -291,7 +291,7 @@ class OpenSlideSlide(Slide):
                     for w, h in map(handle.level_dimensions.__getitem__, self._levels)
                 ),
                 resolution=_openslide_resolution(handle),
-                paths=tuple(dicom) or (path,),
+                paths=tuple(parts),
                 notes=tuple(notes),
                 bounds=None if None in box else cast(Any, tuple(map(int, box))),
                 icc=icc_name(None if (profile := handle.color_profile) is None else profile.tobytes()),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from pathopatch.core.config import MPP_TOLERANCE
-from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.slides.background import Background, Polarities, background_text, guess_polarities
 from pathopatch.slides.composite import compose
 from pathopatch.slides.resample import (
@@ -24,7 +24,6 @@ from pathopatch.slides.resample import (
     shrink_in_bands,
 )
 from pathopatch.slides.slide_file import SlideFile
-from pathopatch.slides.structure import structure_of
 from pathopatch.slides.unscanned import ClearPixels, Unscanned, find_unscanned
 
 if TYPE_CHECKING:
@@ -37,11 +36,10 @@ _LOW, _HIGH = 1.0, 99.9  # percentiles drawn black and full: of a slide with lit
 
 
 class _SmallOverview(NamedTuple):
-    """Polarities, the (least, largest) value of each channel, and the structure, on a small overview."""
+    """Polarities, and the (least, largest) value of each channel, on a small overview."""
 
     polarities: Polarities
     extremes: list[tuple[float, float]]
-    structure: str
 
 
 class Slide(SlideFile):
@@ -68,14 +66,6 @@ class Slide(SlideFile):
     def background_values(self) -> Pixels:
         """Value of each channel outside the slide, see `values_of`."""
         return self.values_of(self.polarities)
-
-    @property
-    def structure(self) -> str:
-        """What the slide shows, in short, see `pathopatch.slides.structure`; "" where the overview cannot be read."""
-        try:
-            return self._small_overview.structure
-        except InputCorruptError:  # whoever needs the pixels says so
-            return ""
 
     def values_of(self, polarities: Polarities) -> Pixels:
         """Return the value of each channel, (C,) in the source's type, outside tissue.
@@ -378,7 +368,7 @@ class Slide(SlideFile):
         if values.size and not np.isnan(values).all(axis=1).any():
             extremes = list(zip(np.nanmin(values, axis=1).tolist(), np.nanmax(values, axis=1).tolist(), strict=True))
         polarities = guess_polarities(overview, is_colour=self.is_colour, valid=valid)
-        return _SmallOverview(polarities, extremes, structure_of(overview, valid))
+        return _SmallOverview(polarities, extremes)
 
 
 def _picture(overview: Pixels, polarities: Polarities, *, is_rgb: bool) -> Image:

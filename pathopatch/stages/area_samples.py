@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import content_fingerprint, fingerprint, read_table
+from pathopatch.core.artefacts import fingerprint, fingerprint_file, read_table
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, PathopatchError
 from pathopatch.core.mask_bits import masks_and_area, unpack_masks
 from pathopatch.core.patients import BLOCK
@@ -27,6 +27,7 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.debias.interventions import LEAST_AREA
 from pathopatch.evaluation.area_reliance import LITTLE_TISSUE
 from pathopatch.groups import slides_of, unit_noun, units_of
+from pathopatch.heatmaps.prediction_files import slide_fingerprint
 from pathopatch.models.forward import resize_area
 from pathopatch.patches.intensity import scale
 from pathopatch.patches.source import FromSlide, FromStore
@@ -93,8 +94,8 @@ def find_sources(
     return find_cohort(sources, out=out, distinct_patients=distinct_patients, progress=progress).rows
 
 
-def source_fingerprints(sources: Sequence[SlideRow] | Path) -> dict[str, str]:
-    """Return fingerprints of the slides and patients, by id; those of files that are missing are left out."""
+def source_fingerprints(sources: Sequence[SlideRow] | Path, *, slide_mpp: float | None = None) -> dict[str, str]:
+    """Return fingerprints of the slides and patients, by id; of a slide that cannot be opened with the reason."""
     if isinstance(sources, Path):
         stores = {
             str(name): FromStore(sources, str(name)) for name in read_table(WorkFolder(sources).slides)["slide_id"]
@@ -102,12 +103,13 @@ def source_fingerprints(sources: Sequence[SlideRow] | Path) -> dict[str, str]:
         return {f"slide {name}": fingerprint(store.stamp.inputs) for name, store in stores.items()}
     found = {}
     for row in sources:
-        texts = row.source.values() if isinstance(row.source, dict) else [row.source]
-        paths = [Path(text.partition("#")[0]) for text in texts] + ([row.tissue_mask] if row.tissue_mask else [])
-        with suppress(PathopatchError):
-            found[f"slide {row.slide_id}"] = fingerprint(
-                [row.patient_id, content_fingerprint(paths), *([row.block] if row.block else [])]
-            )
+        try:
+            masks = [fingerprint_file(row.tissue_mask)] if row.tissue_mask else []
+            with open_row(row, fallback_mpp=slide_mpp) as slide:
+                content = slide_fingerprint(slide)
+        except PathopatchError as error:  # asked about, it fails alone
+            masks, content = [], str(error)
+        found[f"slide {row.slide_id}"] = fingerprint([row.patient_id, row.block, content, *masks])
     return found
 
 

@@ -112,7 +112,7 @@ def audit_model(
                 mode="json", include={"precision", "stride_px", "max_bad_tiles", "all_patches"}
             ),
         },
-        inputs={"model": bundle_fingerprint(models)} | source_fingerprints(sources),
+        inputs={"model": bundle_fingerprint(models)} | source_fingerprints(sources, slide_mpp=slide_mpp),
     )
     if record and len(models) > 1:
         raise InputUnsupportedError(

@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from pathopatch.core.config import BatchOptions, LabelConfig, TileConfig
 from pathopatch.core.errors import MppMissingError, PathopatchError, Problem, TableError
-from pathopatch.core.patients import BLOCK, Listed, copy_problems
+from pathopatch.core.patients import BLOCK
 from pathopatch.core.task import Progress
 from pathopatch.core.workers import Workers
 from pathopatch.slides.manifest import SlideRow, read_manifest
-from pathopatch.slides.structure import alike_pairs
 from pathopatch.stages.batch.run import DEFAULT_BATCH
 from pathopatch.stages.batch.slide_table import (
     SLIDE_COLUMNS,
     SLIDE_LABEL,
-    STRUCTURE,
     label_source,
     label_warnings,
     open_row,
@@ -61,12 +59,12 @@ def check_manifest(
     by_id = {row.slide_id: row for row in rows}
     for slide_id, errors in zip(table.get("slide_id", ()), table.get("label_errors", ()), strict=True):
         problems += [_as_problem(by_id[slide_id], error, role) for role, error in errors.items()]
-    problems += [*mixed_backgrounds(rows, table), *copied_slides(rows, table)]
+    problems += mixed_backgrounds(rows, table)
     if problems:
         raise TableError(sorted(problems, key=lambda problem: problem.row or 0), place=str(manifest_path))
     table = table.drop(columns="label_errors", errors="ignore")
     if work is not None:
-        columns = (*SLIDE_COLUMNS, BLOCK, SLIDE_LABEL, STRUCTURE)
+        columns = (*SLIDE_COLUMNS, BLOCK, SLIDE_LABEL)
         write_slides(work, table[[name for name in columns if name in table]], force=batch.force)
     return table
 
@@ -124,18 +122,6 @@ def mixed_backgrounds(rows: Sequence[SlideRow], table: pd.DataFrame) -> list[Pro
                 problems.append(Problem(code="MODALITY_MISMATCH", row=row.row, column="background", value="",
                                         message=message, remedy=remedy, own=(slide_id,)))  # fmt: skip
     return problems
-
-
-def copied_slides(rows: Sequence[SlideRow], table: pd.DataFrame) -> list[Problem]:
-    """Return a problem for slides that show one picture, though their files differ, see `copy_problems`."""
-    opened = table.reindex(columns=["slide_id", "width", "height", STRUCTURE]).dropna()
-    by_id = {row.slide_id: row for row in rows}
-    listed = [
-        Listed(row.slide_id, row.patient_id, row.split, -1 if row.slide_label is None else row.slide_label, row.row)
-        for row in map(by_id.__getitem__, opened["slide_id"])
-    ]
-    pairs = alike_pairs(opened[STRUCTURE].tolist(), (opened["width"] / opened["height"]).tolist())
-    return list(copy_problems((listed[first], listed[second]) for first, second in pairs))
 
 
 def _as_problem(row: SlideRow, error: PathopatchError, column: str = "") -> Problem:

@@ -23,13 +23,13 @@ import pandas as pd
 import tifffile
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file, read_table, write_table
+from pathopatch.core.artefacts import Stamp, artefact, fingerprint, fingerprint_file, read_table, write_table
 from pathopatch.core.config import MIN_SCANNED, TileConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.files import atomic_path, read_json, write_bytes, write_csv, write_json
 from pathopatch.core.task import Progress
 from pathopatch.debias.interventions import AREAS, N_EDITS, SEEDS
-from pathopatch.evaluation.answers import NO_ANSWER, Answers, Kind, read_answers
+from pathopatch.evaluation.answers import LEAST_AGREEMENT, NO_ANSWER, Answers, Kind, read_answers, self_agreement
 from pathopatch.evaluation.area_reliance import Floats, Rule, reliance, responses_of
 from pathopatch.patches.source import FromSlide
 from pathopatch.report.area_reliance import Example
@@ -58,8 +58,10 @@ _ORIGINAL = 0
 _FIRST, _AGAIN, _PLACEBOS = 1, 1 + SEEDS * len(AREAS), 1 + (SEEDS + 1) * len(AREAS)  # places in `edits`
 _ENDS = (0, 2, 4)  # areas that a short pack sets: the least, the middle, the largest
 EACH = (_ORIGINAL, *(_FIRST + place for place in _ENDS))
-OF_FOURTH = (*(_AGAIN + place for place in _ENDS), _PLACEBOS, _PLACEBOS + 1)  # of every fourth patch besides
+OF_FOURTH = (*(_AGAIN + place for place in _ENDS), *range(_PLACEBOS, N_EDITS))  # of every fourth patch besides
+_SAME = range(_PLACEBOS + 1, N_EDITS)  # edits that leave the tissue as it is: ground anew, and flipped
 _BLANKS = 10  # images without tissue, and with too little to set
+_MARK_DIGITS = 6  # of a pack, in the names of its images
 _TWICE = 10  # every so many originals stand there twice
 _GROUND = 512  # pixels that stand for an image's ground
 _MOST_TISSUE = 0.7  # what little ground other images have may be the fringe of their tissue
@@ -67,6 +69,10 @@ _MOSAICS = ("mosaic.ome.tif", "mosaic.svs")
 _LEVELS = 3  # each a quarter of the side of the one before
 _TILE_PX = 256
 _MTIME = 946684800  # of all that is sent: zip takes no time before 1980
+_OUT_OF_ORDER = (
+    "{pairs} images that stood there twice, flipped or on other ground got answers hardly more alike than by chance "
+    "({measure} {value:.2f}, 95 % interval {low:.2f} to {high:.2f}): are the rows in order?"
+)
 _IDS = ("patch_id", "slide_id", "patient_id", "unit")
 
 
@@ -188,13 +194,15 @@ def make_pack(
     settings: dict[str, Any] = {"images": images, "slide_mpp": slide_mpp, "seed": seed}
     if not isinstance(sources, Path):
         settings["tile"] = config.model_dump(mode="json", exclude={"labels", "store"})
-    stamp = Stamp(stage=STAGE, settings=settings, inputs=source_fingerprints(sources))
+    stamp = Stamp(stage=STAGE, settings=settings, inputs=source_fingerprints(sources, slide_mpp=slide_mpp))
     with artefact(out / ABOUT, stamp=stamp, force=force) as output:
         if not output.is_current:
             with atomic_path(out / SEND) as folder:
                 (folder / IMAGES).mkdir(parents=True)
                 drawn = secrets.randbits(32) if seed is None else seed
-                about, key = _pack(sources, folder, config, images, drawn, slide_mpp=slide_mpp, progress=progress)
+                mark = fingerprint([stamp.to_dict(), drawn])[:_MARK_DIGITS]
+                options: dict[str, Any] = {"mark": mark, "slide_mpp": slide_mpp, "progress": progress}
+                about, key = _pack(sources, folder, config, images, drawn, **options)
             write_table(out / KEY, key, stamp)
             write_json(out / ABOUT, {**about, "seed": drawn, "stamp": stamp.to_dict()})
     return read_json(out / ABOUT)
@@ -207,6 +215,7 @@ def _pack(
     images: int,
     seed: int,
     *,
+    mark: str,
     slide_mpp: float | None,
     progress: Progress | None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -214,7 +223,8 @@ def _pack(
         return FromSlide(slide, row.slide_id, config, tissue_mask=row.tissue_mask)
 
     opened = opened_work(sources) if isinstance(sources, Path) else opened_slides(sources, cut, slide_mpp=slide_mpp)
-    # As many names as anybody can ask for; who does not know the seed cannot tell their order.
+    # As many names as anybody can ask for; who does not know the seed cannot tell their order. The pack's own mark is
+    # in each, so that no answer to another pack has a name of this one.
     order = np.random.default_rng((seed, 2)).permutation(16**5)
     n_patches, known = patches_of(images), set[bytes]()
 
@@ -223,7 +233,7 @@ def _pack(
         _pack_sample(packer, sample, seed, known)
 
     with tempfile.TemporaryDirectory(dir=folder) as made:
-        packer = _Packer(Path(made), (f"{value:05x}" for value in order), is_full=images >= FULL)
+        packer = _Packer(Path(made), (f"{mark}-{value:05x}" for value in order), is_full=images >= FULL)
         facts = survey(
             opened,
             visit,
@@ -400,6 +410,8 @@ def judge_answers(
     'not known'
     """
     pack, answers, out = map(Path, (pack, answers, out))
+    if decision is not None and not math.isfinite(decision):
+        raise InputUnsupportedError(f"the decision value {decision}", place="--decision", remedy="give a number")
     if not (pack / KEY).is_file() or not (pack / ABOUT).is_file():
         raise InputMissingError(
             f"no {KEY} and {ABOUT}",
@@ -407,7 +419,7 @@ def judge_answers(
             remedy="name the folder that --pack made, not the one that was sent",
         )
     about, key = read_json(pack / ABOUT), read_table(pack / KEY)
-    settings = {"rules": 1, "kind": kind, "column": column, "yes": yes, "decision": decision}
+    settings = {"rules": 2, "kind": kind, "column": column, "yes": yes, "decision": decision}
     inputs = {"key": fingerprint_file(pack / KEY), "answers": fingerprint_file(answers)}
     stamp = Stamp(stage=STAGE, settings=settings, inputs=inputs)
     with artefact(out / RESULT, stamp=stamp, force=force) as output:
@@ -444,6 +456,12 @@ def _judged(
         result |= {"verdict": "not known", "direction": 0, "reasons": [read.reason, *result["reasons"]]}
     result.pop("correction", None)  # of a model that is at hand
     twice = again["margin"].to_numpy() > 0, z[again["patch"], again["edit"]] > 0
+    same = pd.concat([again, first[first["edit"].isin(_SAME)]])
+    pairs = same["margin"].to_numpy(np.float64), z[same["patch"], _ORIGINAL], same["patch"].to_numpy(np.int64)
+    agreed = self_agreement(*pairs, is_words=read.kind == "yes-no")
+    # Random answers, and rows out of order, follow no area.
+    if result["verdict"] != "relies" and not agreed["low"] > LEAST_AGREEMENT:
+        result |= {"verdict": "not known", "reasons": [_OUT_OF_ORDER.format(**agreed), *result["reasons"]]}
     blank = others["area"] < BLANK
     result |= {name: about[name] for name in ("given", "backgrounds", "mpp", "failed")} | {
         "slides": patches["slide_id"].nunique(),
@@ -456,6 +474,7 @@ def _judged(
             "twice": len(again),
             "alike": int((twice[0] == twice[1]).sum()),
             "overlap": read.overlap,
+            "agreement": agreed,
         },
     }
     table = answer_table(responses, patches[["patch_id", "slide_id", "patient_id", "unit"]])

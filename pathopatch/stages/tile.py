@@ -27,7 +27,7 @@ from pathopatch.stages.batch.slide_table import (
     with_finished,
     write_slides,
 )
-from pathopatch.stages.check import copied_slides, mixed_backgrounds
+from pathopatch.stages.check import mixed_backgrounds
 from pathopatch.stages.clean import remove_stale_files
 from pathopatch.stages.dry_run import Plan, plan_tasks
 
@@ -159,7 +159,7 @@ def _about(row: SlideRow) -> dict[str, Any]:
 
 
 def _refuse_mixed(table: pd.DataFrame, rows: Sequence[SlideRow], config: TileConfig, manifest_path: Path) -> None:
-    """Refuse slides that do not go together: of several scales or backgrounds, or copies of one another."""
+    """Refuse slides that do not go together: of several scales or backgrounds."""
     if config.mpp is None and not mpp_agrees(table["mpp"].min(), table["mpp"].max()):
         by_mpp = table.sort_values("mpp")
         (low, finest), (high, coarsest) = by_mpp[["slide_id", "mpp"]].iloc[[0, -1]].itertuples(index=False)
@@ -168,8 +168,7 @@ def _refuse_mixed(table: pd.DataFrame, rows: Sequence[SlideRow], config: TileCon
             place="[tile] mpp",
             remedy=f"give the target: mpp of [tile], or tile --mpp {coarsest:g}",
         )
-    problems = mixed_backgrounds(rows, table) if config.tissue.background == "auto" else []
-    if problems := [*problems, *copied_slides(rows, table)]:
+    if config.tissue.background == "auto" and (problems := mixed_backgrounds(rows, table)):
         raise TableError(problems, place=str(manifest_path))
 
 

@@ -19,7 +19,7 @@ from pathopatch.core.patients import BLOCK, mark_key
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import TissueBins, slides_of, units_of
 from pathopatch.groups.assign import JoinedBins
-from pathopatch.models.leakage import MARK_DIGITS, STRUCTURES, TRAINED, VALIDATED, structure_marks
+from pathopatch.models.leakage import MARK_DIGITS, TRAINED, VALIDATED
 from pathopatch.models.spec import TrainingRange
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.group_checks import drawn_by
@@ -130,7 +130,11 @@ def slide_marks(work: Path, rows: pd.DataFrame) -> dict[str, str]:
     `rows` (slide_id, patient_id) are of the groups table of `work`. Keys are the slide or ``<set>, patient <patient>``;
     slides without a row in ``slides.parquet`` are left out.
     """
-    by_slide, marks = _slides_with(work, "fingerprint"), {}
+    path, marks = WorkFolder(work).tiled.slides, dict[str, str]()
+    slides = read_table(path) if path.is_file() else pd.DataFrame()
+    if "fingerprint" not in slides:
+        return marks
+    by_slide = slides.set_index("slide_id")
     for slide, patient in rows[["slide_id", "patient_id"]].drop_duplicates().itertuples(index=False):
         if slide not in by_slide.index:
             continue
@@ -143,28 +147,12 @@ def slide_marks(work: Path, rows: pd.DataFrame) -> dict[str, str]:
     return marks
 
 
-def slide_structures(work: Path, rows: pd.DataFrame) -> dict[str, str]:
-    """Return the structure of each slide behind some patches, as `slide_marks`; empty of work folders without any."""
-    structures = _slides_with(work, "structure")["structure"].fillna("")
-    return {str(name): structures[name] for name in structures.index.intersection(rows["slide_id"].unique().tolist())}
-
-
-def _slides_with(work: Path, column: str) -> pd.DataFrame:
-    """Return ``slides.parquet`` by slide; without rows where it has no such column, or is not there."""
-    path = WorkFolder(work).tiled.slides
-    slides = read_table(path) if path.is_file() else pd.DataFrame()
-    return slides.set_index("slide_id") if column in slides else pd.DataFrame({column: []})
-
-
 def bundle_marks(work: Path, groups: pd.DataFrame) -> dict[str, str]:
     """Return the marks of the slides for training and validation, as a bundle stores them."""
     labelled = groups[groups["label"] >= 0]
     stored = {}
     for key, split in ((TRAINED, "train"), (VALIDATED, "val")):
-        rows = labelled[labelled["split"] == split]
-        of_files = set(slide_marks(work, rows).values())
-        of_structures = set(structure_marks(slide_structures(work, rows)).values())
-        for name, marks in ((key, of_files), (STRUCTURES[key], of_structures)):
-            if 0 < len(marks) <= _MOST_MARKS:
-                stored[name] = ",".join(sorted(marks))
+        marks = set(slide_marks(work, labelled[labelled["split"] == split]).values())
+        if 0 < len(marks) <= _MOST_MARKS:
+            stored[key] = ",".join(sorted(marks))
     return stored

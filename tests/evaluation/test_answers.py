@@ -24,10 +24,14 @@ def table(*answers: str) -> str:
     return "image,score\n" + "".join(f"{name},{text}\n" for name, text in zip(NAMES, answers, strict=False))
 
 
-def test_probabilities_become_logits_that_their_own_precision_ends(tmp_path: Path) -> None:
-    found = read_answers(write(tmp_path, table("1", "0.25", "0.5")), NAMES, CORNERS, 10)
+@pytest.mark.parametrize(("steps", "least"), [(("1", "0.25", "0.26"), 0.005), (("1.0", 1 / 255, 2 / 255), 0.5 / 255)])
+def test_probabilities_become_logits_that_their_smallest_step_ends(
+    tmp_path: Path, steps: tuple[object, ...], least: float
+) -> None:
+    found = read_answers(write(tmp_path, table(*map(str, steps))), NAMES, CORNERS, 10)
     assert (found.kind, found.rule) == ("probability", MARGINS)
-    assert found.margins == pytest.approx([np.log(0.995 / 0.005), np.log(1 / 3), 0])  # two places: 1 is 0.995
+    p = np.array([1 - least, *map(float, steps[1:])])
+    assert found.margins == pytest.approx(np.log(p / (1 - p)), rel=1e-4)
     found = read_answers(write(tmp_path, table("1", "0.25", "0.5")), NAMES, CORNERS, 10, decision=0.25)
     assert found.margins[1] == 0
 
@@ -103,6 +107,8 @@ def test_places_need_a_column_that_is_named_where_there_are_several(tmp_path: Pa
     found = read_answers(write(tmp_path, text), NAMES, CORNERS, 10, column="prob_b")
     assert np.isfinite(found.margins).tolist() == [True, True, False]  # a program may leave out glass
     assert found.overlap == 1
+    with pytest.raises(TableError, match="another answer to this place"):
+        read(tmp_path, text + "10,10,10,10,0.1,0.4\n", column="prob_b")
     with pytest.raises(TableError, match="the patch has no place"):
         read(tmp_path, text.replace("30,", "here,"), column="prob_b")
     with pytest.raises(TableError, match="miny"):

@@ -128,6 +128,12 @@ def test_no_model_is_acquitted_that_follows_the_area_in_any_way(name: str, textu
     assert result["eta"]["value"] > 0.12
 
 
+def test_two_values_that_differ_in_one_patch_are_not_known() -> None:
+    evidence = np.zeros(200)
+    responses = _responses(evidence, lambda area: np.where(np.arange(area.size).reshape(area.shape) == 1, 1.0, 0.0))
+    assert reliance(responses, resamples=20)["verdict"] == "not known"
+
+
 def test_texture_and_a_u_shaped_term_depend_on_the_area_not_one_way() -> None:
     evidence = 0.5 * np.random.default_rng(0).choice([-1.0, 1.0], 200)
     result = reliance(_responses(evidence, FUNCTIONS["U-shaped"]), resamples=100)

@@ -11,24 +11,24 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_feature_cohort import made_cohort
+from made_model import made_spec
 from numpy.typing import NDArray
 from PIL import Image
 
-from pathopatch.core.artefacts import read_table
+from pathopatch.core.artefacts import read_stamp, read_table, write_table
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import LabelConflictError, PathopatchError, SplitLeakageError, TableError
 from pathopatch.evaluation.external_validation import leakage_warnings
 from pathopatch.evaluation.predicting import require_unseen
 from pathopatch.features.labels import read_slide_labels
 from pathopatch.features.slide_features import row_sketch, same_rows
-from pathopatch.models.spec import BundleSpec
 from pathopatch.patches.import_list import read_list
 from pathopatch.patches.patch_import import tile_patches
-from pathopatch.stages.batch.slide_table import write_slides
+from pathopatch.stages.batch import slide_table
+from pathopatch.stages.batch.slide_table import with_finished, write_slides
 from pathopatch.stages.check import check_manifest
 from pathopatch.stages.feature_audit import audit_slide_labels
 from pathopatch.stages.import_features import import_features
-from pathopatch.stages.tile import tile_cohort
 from pathopatch.training.data_summary import bundle_marks
 
 pytestmark = pytest.mark.fault("copies")
@@ -41,12 +41,11 @@ def image(seed: int) -> NDArray[np.uint8]:
 
 
 def write_cohort(folder: Path, *rows: str) -> Path:
-    """Write the slides a, b, and copies of a: saved with other compression, and with bytes appended; and a manifest."""
+    """Write the slides a, b, and a saved with other compression; and a manifest."""
     folder.mkdir(exist_ok=True)
     made.write_rgb_pyramid(folder / "a.tif", image(0))
     made.write_rgb_pyramid(folder / "b.tif", image(1))
     made.write_rgb_pyramid(folder / "jpeg.tif", image(0), compression="jpeg", levels=1)
-    (folder / "longer.tif").write_bytes((folder / "a.tif").read_bytes() + b"0" * 16)
     manifest = folder / "manifest.csv"
     manifest.write_text("\n".join(["slide_id,patient_id,split,slide_label,path", *rows]) + "\n")
     return manifest
@@ -54,29 +53,6 @@ def write_cohort(folder: Path, *rows: str) -> Path:
 
 def codes(caught: pytest.ExceptionInfo[TableError]) -> list[str]:
     return [problem.code for problem in caught.value.problems]
-
-
-@pytest.mark.parametrize("copy", ["jpeg", "longer"])
-@pytest.mark.parametrize(("splits", "patients"), [(("train", "test"), ("p", "q")), (("", ""), ("p", "q")),
-                                                  (("train", "train"), ("p", "q"))])  # fmt: skip
-def test_a_slide_saved_anew_is_a_leak(
-    copy: str, splits: tuple[str, str], patients: tuple[str, str], tmp_path: Path
-) -> None:
-    rows = [f"a,{patients[0]},{splits[0]},,a.tif", "b,r,val,,b.tif", f"c,{patients[1]},{splits[1]},,{copy}.tif"]
-    manifest = write_cohort(tmp_path / "in", *rows)
-    with pytest.raises(TableError, match="a and c are one picture") as caught:
-        check_manifest(manifest)
-    assert codes(caught) == ["SPLIT_LEAKAGE"]
-    with pytest.raises(TableError, match="a and c are one picture"):
-        tile_cohort(manifest, tmp_path / "work", TileConfig(patch_px=64))
-    assert [path.name for path in tmp_path.iterdir()] == ["in"]
-
-
-def test_copies_of_one_patient_in_one_split_are_accepted_unless_their_labels_differ(tmp_path: Path) -> None:
-    check_manifest(write_cohort(tmp_path, "a,p,train,1,a.tif", "c,p,train,,jpeg.tif"))
-    with pytest.raises(TableError, match="a and c are one picture with the labels 1 and 0") as caught:
-        check_manifest(write_cohort(tmp_path, "a,p,train,1,a.tif", "c,p,train,0,jpeg.tif"))
-    assert codes(caught) == ["LABEL_CONFLICT"]
 
 
 @pytest.mark.fault("label-conflict")
@@ -88,40 +64,32 @@ def test_equal_files_with_two_labels_are_named(tmp_path: Path) -> None:
     assert codes(caught) == ["LABEL_CONFLICT", "DUPLICATE_ID"]
 
 
-def model_of(*, training: dict[str, str]) -> BundleSpec:
-    return BundleSpec(
-        architecture="small-groupnorm", channels=("R", "G", "B"), dtype="uint8", patch_px=16, stride_px=16, mpp=0.5,
-        input_px=16, mean=(0.5,) * 3, std=(0.2,) * 3, method="erm", training=training,
-    )  # fmt: skip
-
-
-def test_a_model_knows_its_slides_saved_anew(tmp_path: Path) -> None:
+def test_a_model_knows_its_slides_by_their_content_alone(tmp_path: Path) -> None:
     for name, rows in (("own", ["a,p,train,,a.tif", "b,r,val,,b.tif"]), ("new", ["x,s,,,jpeg.tif", "y,t,,,b.tif"])):
         check_manifest(write_cohort(tmp_path / name, *rows), tmp_path / name / "work")
-    groups = pd.DataFrame({"slide_id": ["a", "b"], "patient_id": ["p", "r"], "split": ["train", "val"], "label": 1})
-    spec = model_of(training=bundle_marks(tmp_path / "own" / "work", groups))
+    groups = pd.DataFrame({"slide_id": ["a", "b"], "patient_id": ["p", "r"], "split": ["val", "train"], "label": 1})
+    spec = made_spec(training=bundle_marks(tmp_path / "own" / "work", groups))
     work, here = tmp_path / "new" / "work", pd.DataFrame({"slide_id": ["x", "y"], "patient_id": ["s", "t"]})
-    trained, selected = leakage_warnings(spec, work, here)
-    assert trained.startswith("The model was trained on 1 of the 2 slides that are judged (x)")
-    assert "(y)" in selected
-    with pytest.raises(SplitLeakageError, match="the first is x"):
+    (trained,) = leakage_warnings(spec, work, here)
+    assert trained.startswith("The model was trained on 1 of the 2 slides that are judged (y)")
+    with pytest.raises(SplitLeakageError, match="the first is y"):
         require_unseen(work, here.assign(split="test", label=1), spec, ("test",), place=tmp_path)
-    require_unseen(work, here.assign(split=["train", "test"], label=1), spec, ("test",), place=tmp_path)
-    known = {name: marks for name, marks in spec.training.items() if "structures" not in name}
-    earlier = model_of(training=known)  # a bundle may know files alone
-    assert not any("trained" in text for text in leakage_warnings(earlier, work, here))
+    require_unseen(work, here.assign(split=["test", "train"], label=1), spec, ("test",), place=tmp_path)
 
 
-def test_a_work_folder_without_structures_works_as_before(tmp_path: Path) -> None:
+def test_a_column_of_an_earlier_version_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest, work = write_cohort(tmp_path, "a,p,train,,a.tif", "b,r,val,,b.tif"), tmp_path / "work"
     check_manifest(manifest, work)
     table = read_table(work / "slides.parquet")
-    assert (table["structure"] != "").all()
-    (work / "slides.parquet").unlink()
-    write_slides(work, table.drop(columns="structure"), force=False)
-    before = (work / "slides.parquet").read_bytes()
+    stamp = read_stamp(work / "slides.parquet")
+    assert stamp is not None
+    write_table(work / "slides.parquet", table.assign(structure="x"), stamp)
     check_manifest(manifest, work)
-    assert (work / "slides.parquet").read_bytes() == before
+    assert read_stamp(work / "slides.parquet") == stamp
+    monkeypatch.setattr(slide_table, "is_recorded_done", lambda *_: True)
+    assert list(with_finished(work, table[:1], ["b"])["slide_id"]) == ["a", "b"]
+    write_slides(work, with_finished(work, table[:1], ["b"]), force=False)
+    assert read_stamp(work / "slides.parquet") == stamp
 
 
 def features_with_copy(folder: Path, split: str, patient: str, *, labels: str = "same") -> tuple[Path, Path]:

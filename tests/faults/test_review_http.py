@@ -25,7 +25,7 @@ from pathopatch.core.locks import REVIEW, is_locked
 from pathopatch.core.status import update_status
 from pathopatch.review import app
 from pathopatch.review.app import ROUTES
-from pathopatch.review.security import LOOPBACK, Access, access_for
+from pathopatch.review.security import LOOPBACK, Access, access_for, proxy_access
 
 pytestmark = pytest.mark.fault("review-page")
 
@@ -233,7 +233,7 @@ def test_a_script_in_a_comment_comes_back_as_the_text_it_is(page: Page, folder: 
     for field in ("comment", "reason", "reviewer"):
         answer = decide_as(folder, script) if field == "reviewer" else page.decide(**{field: script})
         assert (answer.status, answer.headers["content-type"]) == (201, "application/json")
-        assert answer.json["decision"][field] == script
+        assert answer.json["decision"][field] == (script.replace("\u2028", " ") if field == "reviewer" else script)
     for target in (DECISIONS, "/api/cohort"):
         answer = page.ask(target)
         assert answer.headers["content-type"].split(";")[0] == "application/json"
@@ -496,6 +496,26 @@ def test_two_readers_of_one_page_decide_each_in_their_own_name_and_refuse_each_o
     newest = ada.ask("/api/newest").json
     assert bo.decide(verdict="flag").status == 201
     assert ada.ask("/api/newest").json["newest"] == newest["newest"] + 1
+
+
+@pytest.mark.parametrize(
+    ("sent", "name"),
+    [("Müller".encode(), "Müller"), (b"M\xfcller", "Müller"), ("Zoe\u0308\u202e ".encode(), "Zoë"), (b"ADA", "Ada")],
+)
+def test_a_header_names_one_reader_in_one_form(out: Path, sent: bytes, name: str) -> None:
+    decide_as(out, "Ada")
+    with answering(out, proxy_access("X-Remote-User")) as page:
+        named = {"X-Remote-User": sent.decode("latin-1")}
+        assert page.ask("/api/cohort", headers=named).json["reviewer"] == name
+        assert page.ask("/api/cohort", headers=named | {"x-remote-user": "bo"}).json["code"] == "REVIEW_REFUSED"
+
+
+@pytest.mark.parametrize("header", ["", " ", "Host", "cookie", "Sec-Fetch-Site", "Accept", "X-Forwarded-For", "a:b"])
+def test_a_header_that_browsers_send_names_nobody(header: str, said: Callable, tmp_path: Path) -> None:
+    with pytest.raises(InputUnsupportedError, match="no header that the proxy alone sets"):
+        proxy_access(header)
+    told = said("review", tmp_path, "--socket", tmp_path / "s", "--trust-header", header, code=1).err
+    assert "no header that the proxy alone sets" in told
 
 
 def test_behind_a_proxy_the_header_names_the_reader(out: Path) -> None:

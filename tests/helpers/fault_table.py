@@ -39,7 +39,7 @@ ROWS = {
     "same-twice": "one id, or one content, twice",
     "patient-in-two-splits": "a patient in two splits",
     "patient-in-two-ways": "one patient written in two ways",
-    "copies": "one picture under two names: saved anew, its features twice, one slide in two splits",
+    "copies": "one image under two names, features twice, one slide in two splits",
     "label-conflict": "one picture with two labels",
     "checkpoint": "a model with other channels, classes, scaling or version",
     "pickle": "a pickle with a payload as model",

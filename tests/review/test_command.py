@@ -181,9 +181,12 @@ def test_links_are_for_their_user_alone_and_new_where_none_can_be_kept(
     assert reader_links(tmp_path / "other", ["Ada"]).tokens != {"Ada": tokens["Ada"]}
     file.write_text("damaged")
     assert reader_links(tmp_path, ["Ada"]).tokens != {"Ada": tokens["Ada"]}
-    for twice in (["Ada", "ada "], [" "]):
-        with pytest.raises(InputUnsupportedError, match="without a name, or twice the same"):
-            reader_links(tmp_path, twice)
+    assert reader_links(tmp_path, ["ADA"]).tokens == reader_links(tmp_path, ["\u202aAda\n"]).tokens
+    zoe = reader_links(tmp_path, ["Zo\u00eb"]).tokens
+    assert reader_links(tmp_path, ["Zoe\u0308"]).tokens == zoe
+    for refused in (["Ada", "ada "], [" "], ["a" * 5000]):
+        with pytest.raises(InputUnsupportedError, match="twice the same reader|nobody is named|5000 characters"):
+            reader_links(tmp_path, refused)
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     assert reader_links(tmp_path, ["Ada"]).file is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -119,6 +120,39 @@ def test_an_emptied_log_is_refused_and_left_alone(tmp_path: Path) -> None:
         with pytest.raises(InputCorruptError, match="the file of decisions is empty.*put a whole copy of it back"):
             opened(tmp_path / "review.sqlite")
     assert (tmp_path / "review.sqlite").stat().st_size == 0
+
+
+def test_a_log_whose_index_is_damaged_is_refused_and_its_rows_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "review.sqlite"
+    with DecisionLog(path) as log:
+        log.record(accept(), revision=0)
+        with closing(sqlite3.connect(path)) as file:
+            query = "SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_decisions_2'"
+            ((root,), (page,)) = (file.execute(text).fetchone() for text in (query, "PRAGMA page_size"))
+        content = bytearray(path.read_bytes())
+        content[content.index(b"s1", (root - 1) * page)] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(InputCorruptError, match="the decisions are damaged"):
+            log.record(accept(), revision=1)
+        kept = log.keep_lost()
+        assert kept is not None
+        assert len(read_decisions(kept)) == 1
+    for read in (read_log, DecisionLog):
+        with pytest.raises(InputCorruptError, match="the decisions are damaged"):
+            read(path)
+
+
+def test_a_reader_is_one_whatever_the_case_and_form_of_the_name(tmp_path: Path) -> None:
+    with DecisionLog(tmp_path / "review.sqlite") as log:
+        log.record(accept(reviewer="Zo\u00eb  B\n"), revision=0)
+        log.record(accept(reviewer="ZOE\u0308 b\u202e"), revision=1)
+        assert {row.reviewer for row in log.rows()} == {"Zo\u00eb B"}
+        exported = tmp_path / "review.csv"
+        exported.write_text(decisions_csv(log.rows()).replace("Zo\u00eb B", "zo\u00eb b"), encoding="utf-8")
+        assert log.merge(read_decisions(exported)) == 0
+        assert log.reader("zo\u00eb b") == "Zo\u00eb B"
 
 
 def test_undo_goes_back_step_by_step_and_is_itself_a_row(decisions: DecisionLog) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,7 +77,8 @@ def test_the_part_that_was_sent_is_answered_where_it_lies(pack: Path) -> None:
     sent = (pack / "send").rename(pack.parent / "elsewhere")
     with page_of(sent, reader="M. Né/../x") as page:
         state = give(page, "0b.png").json
-    assert Path(state["file"]) == sent / "answers-M-Né-x.csv"
+    assert re.fullmatch(r"answers-M\.-Né-\.\.-x-[0-9a-f]{8}\.csv", Path(state["file"]).name)
+    assert Path(state["file"]).parent == sent
     assert " --pack PACK " in state["command"]
 
 
@@ -86,6 +90,39 @@ def test_a_second_answer_is_refused_and_the_page_goes_on_at_the_next(pack: Path)
             assert (refused.status, refused.json["state"]["next"]) == (409, NAMES[1:])
         give(other, "1a.tif")
     assert (pack / "answers-reader.csv").read_text().endswith("\n0b.png,no,1.3\n1a.tif,yes,1.3\n")
+
+
+_PROGRAM = """
+import sys
+from pathlib import Path
+from pathopatch.review.pack_page import Answer, PackReading
+reading = PackReading(Path(sys.argv[1]), "reader")
+for number in range(int(sys.argv[2]), 400, 2):
+    reading.record(Answer(image=f"{number:03d}.png", score="yes", seconds=1.0))
+"""
+
+
+@pytest.mark.fault("two-reviewers")
+def test_two_processes_that_answer_one_pack_lose_nothing(pack: Path) -> None:
+    names = [f"{number:03d}.png" for number in range(400)]
+    for name in names:
+        (pack / "send/images" / name).write_bytes(b"")
+    (pack / "send/answers.csv").write_text("image,score\n" + "".join(f"{name},\n" for name in names))
+    command = [sys.executable, "-c", _PROGRAM, str(pack)]
+    pages = [subprocess.Popen([*command, str(first)]) for first in (0, 1)]
+    assert [page.wait(240) for page in pages] == [0, 0]
+    assert PackReading(pack, "reader").answers().keys() == set(names)
+
+
+def test_two_readers_have_two_files_and_one_reader_has_one(pack: Path) -> None:
+    files = {PackReading(pack, name).file for name in ("a b", "a-b", "a_b", "a/b", "x" * 100, "x" * 101)}
+    assert len(files) == 6
+    with page_of(pack, reader="Ada") as page:
+        give(page, "0b.png")
+    for same in ("ada", " ADA\n"):
+        assert PackReading(pack, same).file == pack / "answers-Ada.csv"
+    with pytest.raises(InputUnsupportedError, match="5000 characters"):
+        PackReading(pack, "x" * 5000)
 
 
 def test_neither_the_key_nor_a_file_that_is_not_listed_is_read_or_served(pack: Path) -> None:

@@ -1,7 +1,9 @@
 """The command audit-model: patches of slides without labels are set to areas, and the answers judged and kept."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,12 @@ from made_model import made_spec, write_model
 from made_slides import write_png, write_rgb_pyramid
 
 from pathopatch.core.config import GroupsConfig, PredictConfig, ReadyConfig, TileConfig
-from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError, PathopatchError
+from pathopatch.core.errors import (
+    CheckpointIncompatibleError,
+    InputUnsupportedError,
+    PathopatchError,
+    StaleArtefactError,
+)
 from pathopatch.core.files import read_json
 from pathopatch.models.bundle import read_spec, save_bundle
 from pathopatch.models.card import reliance_text
@@ -179,6 +186,23 @@ def test_a_tiled_work_folder_is_asked_as_its_slides_are(cohort: Path, model: Pat
     page = write_report(tmp_path / "work").read_text()  # and shows it
     assert '<a href="area-reliance/mine.html">mine: look for yourself</a>' in page
     assert (tmp_path / "work" / "report" / "area-reliance" / "mine.html").read_text() == (out / stage.PAGE).read_text()
+
+
+@pytest.mark.parametrize(("name", "changed"), [("case#1.tif", "case#1.tif"), ("a.mrxs", "a/Data0000.dat")])
+def test_a_slide_that_changed_under_its_name_is_asked_again(
+    name: str, changed: str, cohort: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pathopatch.slides.open._is_for_openslide", lambda path: path.suffix == ".mrxs")
+    copied = shutil.copy(cohort.parent / "S0.tif", tmp_path / name)
+    if name.endswith(".mrxs"):  # OpenSlide goes by the content
+        (tmp_path / "a").mkdir()
+        (tmp_path / changed).write_bytes(bytes(9))
+    audit = partial(stage.audit_model, [model], out=tmp_path / "out", config=PredictConfig(device="cpu"), per_slide=1)
+    sources = area_samples.find_sources([str(copied)], out=tmp_path)
+    assert audit(sources=sources)["stamp"] == audit(sources=sources)["stamp"]
+    (tmp_path / changed).write_bytes((cohort.parent / "S1.tif").read_bytes())
+    with pytest.raises(StaleArtefactError, match="differs"):
+        audit(sources=sources)
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError, Ta
 from pathopatch.core.status import read_status
 from pathopatch.core.task import Outcome
 from pathopatch.slides import image_file
-from pathopatch.stages.batch.slide_table import SLIDE_COLUMNS, SLIDE_LABEL, STRUCTURE, write_slides
+from pathopatch.stages.batch.slide_table import SLIDE_COLUMNS, SLIDE_LABEL, write_slides
 from pathopatch.stages.check import check_manifest
 from pathopatch.stages.find_slides import slides_to_predict
 from pathopatch.stages.info import describe_row
@@ -83,7 +83,7 @@ def test_check_returns_measurements_and_stores_only_facts_of_slides(manifest: Pa
     assert row["tissue_share"] == pytest.approx((SQUARES | np.roll(SQUARES, 12, axis=1)).mean(), abs=1e-3)
     assert "channel SHG is shifted by 6.0 um" in row["warnings"][0]
     stored = artefacts.read_table(tmp_path / "work" / "slides.parquet")
-    assert tuple(stored.columns) == (*SLIDE_COLUMNS, SLIDE_LABEL, STRUCTURE)
+    assert tuple(stored.columns) == (*SLIDE_COLUMNS, SLIDE_LABEL)
     assert stored["bounds"].tolist() == ["0,0,400,300"]
     before = (tmp_path / "work" / "slides.parquet").read_bytes()
     check_manifest(manifest, tmp_path / "work")  # without looking: the same table, nothing stale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -92,10 +93,10 @@ def _chunks(content: bytes) -> list[bytes]:
 
 def test_a_short_pack_has_so_many_images_and_every_kind_of_edit(pack: Path) -> None:
     key, about = read_table(pack / "key.parquet"), read_json(pack / "pack.json")
-    assert 590 <= len(key) == about["images"] <= 620
+    assert 590 <= len(key) == about["images"] <= 645
     assert about["patches"] == key["patch"].max() + 1 >= 100
     edited = key[key["patch"] >= 0]
-    assert set(edited["edit"]) == {0, 1, 3, 5, 11, 13, 15, 16, 17}
+    assert set(edited["edit"]) == {0, 1, 3, 5, 11, 13, 15, 16, 17, 18}
     assert edited.duplicated(["patch", "edit"]).sum() == -(-about["patches"] // 10)
     assert set(key.loc[key["patch"] < 0, "area"] < 0.01) == {True, False}
 
@@ -156,6 +157,38 @@ def test_a_full_pack_gets_the_verdict_and_eta_of_the_same_model_loaded(
     assert page.count("data:image/png") == 12 * 6 + 1
 
 
+@pytest.mark.parametrize("shares", [(0.1,), pytest.param((0.05, 0.15, 0.3), marks=pytest.mark.slow)])
+def test_answers_without_information_are_never_acquitted_and_forms_keep_the_verdict(
+    pack: Path, monkeypatch: pytest.MonkeyPatch, shares: tuple[float, ...]
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "pipelines" / "area-reliance"))
+    script = importlib.import_module("without_information")
+    found = pd.DataFrame(script.judged(pack, tables=1 if shares == (0.1,) else 40, tumour=shares))
+    found[["kind", "form"]] = found["kind"].str.split(", ", expand=True)
+    is_program = found["kind"].isin(list(script.SLOPES))
+    assert set(found.loc[~is_program, "verdict"]) == {"not known"}
+    by_form = found[is_program].pivot(index=["kind", "tumour", "seed"], columns="form", values="verdict")
+    for form in ("probability", "two decimals", "8 bits"):
+        assert ((by_form[form] == by_form["logit"]) | (by_form[form] == "not known")).all()
+    assert {"not shown", "relies"} <= set(by_form["8 bits"])
+
+
+def test_answers_out_of_order_are_asked_about(pack: Path, tmp_path: Path, typed: Callable[..., int]) -> None:
+    table = logits(pack, lambda share: share)
+    table["score"] = np.random.default_rng(0).choice(["yes", "no", "no", "no", "no"], len(table))
+    table.to_csv(tmp_path / "answers.csv", index=False)
+    out, command = tmp_path / "asked", ("audit-model", "--answers", tmp_path / "answers.csv", "--pack", pack)
+    assert typed(*command, "-o", out, "--decision", "nan") == 1
+    assert typed(*command, "-o", out) == 0
+    result = read_json(out / stage.RESULT)
+    assert (result["verdict"], result["answers"]["agreement"]["pairs"]) == ("not known", 11 + 27 + 27)
+    assert result["reasons"][0].endswith("are the rows in order?")
+    assert abs(result["answers"]["agreement"]["value"]) < 0.3
+    page = (out / stage.PAGE).read_text()
+    assert "kappa" in page
+    assert "yes and no see less than scores" in page
+
+
 @pytest.mark.parametrize("form", ["probability", "words", "places", "geojson"])
 def test_answers_of_any_form_get_the_verdict(
     pack: Path, tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str], form: str
@@ -207,7 +240,8 @@ def test_another_pack_is_refused_and_a_seed_that_is_not_given_is_not_guessed(coh
     assert make_pack(sources, tmp_path / "pack", config, images=100) == first  # finished
     assert make_pack(sources, tmp_path / "again", config, images=100)["seed"] != first["seed"]
     names = [read_table(tmp_path / name / "key.parquet")["image"].tolist() for name in ("pack", "again")]
-    assert names[0] != names[1]
+    assert not set(names[0]) & set(names[1])
+    assert len({name.partition("-")[0] for name in names[0]}) == 1
     with pytest.raises(Exception, match="images was 100, is 200"):
         make_pack(sources, tmp_path / "pack", config, images=200)
     with pytest.raises(InputUnsupportedError, match="99 images"):

@@ -19,6 +19,7 @@ import pandas as pd
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, LabelConflictError
 from pathopatch.core.text import pluralize
+from pathopatch.groups.decisions.readers import reader_name
 from pathopatch.slides.slide_paths import valid_slide_id
 
 SLIDE_VERDICTS = ("accept", "reject", "flag")
@@ -120,8 +121,7 @@ class Decision:
             raise _refused(
                 "settles", self.settles, "no ids of two verdicts on a slide or patch", "write two ids, as 3 7"
             )
-        if not self.reviewer.strip():
-            raise _refused("reviewer", self.reviewer, "nobody is named", "name who decides")
+        object.__setattr__(self, "reviewer", reader_name(self.reviewer, place="reviewer"))
         is_number = isinstance(self.threshold, int | float) and not isinstance(self.threshold, bool)
         if self.threshold is not None and not (is_number and 0 <= self.threshold <= 1):
             raise _refused("threshold", self.threshold, "no probability", "give a number from 0 to 1, or nothing")

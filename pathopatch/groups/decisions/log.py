@@ -118,6 +118,7 @@ def log_in_memory(content: bytes, path: Path) -> sqlite3.Connection:
         header = content[: _JOURNAL_MODE.start] + _ROLLBACK
         connection.deserialize(header + content[_JOURNAL_MODE.stop :])
         _require_version(connection, path)
+        _require_whole(connection, path)
         columns = {column[1] for column in connection.execute("PRAGMA table_info(decisions)")}
         for name in [name for name in LATE_COLUMNS if name not in columns]:
             connection.execute(LATE_COLUMNS[name])
@@ -127,6 +128,17 @@ def log_in_memory(content: bytes, path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _require_whole(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a log whose index contradicts its rows: queries would find different decisions, and no one knows which."""
+    (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    if found != "ok":
+        raise InputCorruptError(
+            f"the decisions are damaged: {found}",
+            place=str(path),
+            remedy="put a whole copy of it back; or move it away, and take over an export with review --import",
+        )
 
 
 def decision_of_row(values: tuple[object, ...]) -> RecordedDecision:

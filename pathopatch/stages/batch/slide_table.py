@@ -33,8 +33,7 @@ SLIDE_COLUMNS = (
 SLIDE_LABEL = "slide_label"
 """Column of a cohort that a manifest lists: 1 or 0, of the slide as a whole; -1 where it has none."""
 
-STRUCTURE = "structure"
-"""Column of a cohort that a manifest lists: what a slide shows, see `pathopatch.slides.structure`."""
+_STORED_COLUMNS = (*SLIDE_COLUMNS, BLOCK, SLIDE_LABEL)
 
 
 def open_row(row: SlideRow, *, fallback_mpp: float | None = None) -> Slide:
@@ -127,7 +126,6 @@ def slide_facts(row: SlideRow, slide: Slide) -> dict[str, Any]:
         "source": json.dumps(row.source, default=str, sort_keys=True),
         "fingerprint": content_fingerprint(slide.paths),
         SLIDE_LABEL: -1 if row.slide_label is None else row.slide_label,
-        STRUCTURE: slide.structure,
     }
     slide.require_unchanged()
     return facts
@@ -168,7 +166,8 @@ def with_finished(work: Path, table: pd.DataFrame, failed: Collection[str]) -> p
     if not kept or not path.is_file():
         return table
     earlier = artefacts.read_table(path)
-    return pd.concat([table, earlier[earlier["slide_id"].isin(kept)]], ignore_index=True)
+    stored = [name for name in _STORED_COLUMNS if name in earlier]  # an earlier version had one column more
+    return pd.concat([table, earlier.loc[earlier["slide_id"].isin(kept), stored]], ignore_index=True)
 
 
 def require_no_features(work: Path) -> None:
@@ -186,7 +185,7 @@ def _refuse_changes(path: Path, table: pd.DataFrame, changed: Collection[str]) -
     """Refuse slides that differ from those of the same ids in the earlier table; name their files, or the columns."""
     before, now = (
         {
-            str(row["slide_id"]): {str(name): row[name] for name in (*SLIDE_COLUMNS, BLOCK, SLIDE_LABEL) if name in row}
+            str(row["slide_id"]): {str(name): row[name] for name in _STORED_COLUMNS if name in row}
             for row in frame[frame["slide_id"].isin(changed)].to_dict("records")
         }
         for frame in (artefacts.read_table(path), table)
@@ -206,11 +205,8 @@ def _refuse_changes(path: Path, table: pd.DataFrame, changed: Collection[str]) -
 
 
 def _row_fingerprints(table: pd.DataFrame) -> list[str]:
-    # A slide without a label has the fingerprint of tables that lack the column: they are not stale. What it shows
-    # follows from its files.
+    # A slide without a label has the fingerprint of tables that lack the column: they are not stale.
     return [
-        fingerprint(
-            {str(key): value for key, value in row.items() if key != STRUCTURE and (key, value) != (SLIDE_LABEL, -1)}
-        )
+        fingerprint({str(key): value for key, value in row.items() if (key, value) != (SLIDE_LABEL, -1)})
         for row in table.to_dict("records")
     ]
