@@ -51,7 +51,7 @@ from pathopatch.groups.decisions.log import (
     read_log,
     sqlite_errors,
 )
-from pathopatch.groups.decisions.readers import known_reader
+from pathopatch.groups.decisions.readers import known_reader, reader_key
 from pathopatch.groups.decisions.table import decisions_csv
 from pathopatch.review.reading import json_row, reading_state, readings_state, require_dispute, visible_rows
 
@@ -172,7 +172,7 @@ class DecisionLog:
         """
         with self._writing(decision.slide_id, revision, reader) as log:
             require_dispute(self._require_revision(log, decision.slide_id, revision, reader).standing, decision)
-            return _append(log, decision)
+            return _append(log, replace(decision, reviewer=_known(log, decision.reviewer)))
 
     def undo(self, slide_id: str, reviewer: str, revision: int, reader: str | None = None) -> RecordedDecision:
         """Withdraw a reviewer's own newest decision on a slide, and return the row that records this.
@@ -210,10 +210,12 @@ class DecisionLog:
             withdrawn = {row.undoes for row in own_rows}
             id_map: dict[int | None, int] = {None: 0}  # that log's id -> this log's
             added = 0
-            rows = [replace(row, reviewer=_known(log, row.reviewer)) for row in rows]
+            names = {reader_key(name): name for (name,) in log.execute(_READERS)}
             for row in rows:
                 settles = " ".join(str(id_map[settled]) for settled in row.settled_ids)
-                own = replace(row, undoes=None if row.undoes is None else id_map[row.undoes], settles=settles)
+                reviewer = names.setdefault(reader_key(row.reviewer), row.reviewer)
+                undoes = None if row.undoes is None else id_map[row.undoes]
+                own = replace(row, reviewer=reviewer, undoes=undoes, settles=settles)
                 if content_key(own) in own_ids or (own.undoes is not None and own.undoes in withdrawn):
                     id_map[row.id] = own_ids.get(content_key(own), 0)
                     continue
@@ -498,7 +500,7 @@ def _append(log: sqlite3.Connection, decision: Decision, *, made: str = "") -> R
     """Add a row; without a time it gets the current one, and counts as later than all rows of its slide."""
     query = f"SELECT COUNT(*), MAX({_TIME}) FROM decisions WHERE slide_id = ?"
     count, latest = log.execute(query, (decision.slide_id,)).fetchone()
-    values = asdict(decision) | {"id": 0, "revision": count + 1, "reviewer": _known(log, decision.reviewer)}
+    values = asdict(decision) | {"id": 0, "revision": count + 1}
     if made:
         values["made"] = made
     else:
