@@ -41,9 +41,10 @@ def patient_key(patient_id: str) -> str:
 
     Leading zeros go, and separators between a letter and a digit: ``P07``, ``p-7`` and ``P 007`` have one key. An id
     that is a number has one key in every notation, such as those of spreadsheets: ``7`` and ``7.0``, ``100000`` and
-    ``1E5``.
+    ``1E5``. So have digits of all scripts.
     """
-    key = id_key(patient_id)
+    # Digits of any script are digits: P٧ is P7.
+    key = "".join(str(unicodedata.decimal(character, character)) for character in id_key(patient_id))
     if key.isascii() and _NUMBER.fullmatch(key):
         return str(Decimal(key).normalize(Context(prec=len(key))))
     return _LEADING_ZEROS.sub("", _SEPARATORS.sub("", key))
@@ -75,7 +76,11 @@ def id_key(text: str) -> str:
 
 def spelled_out(text: str) -> str:
     """Return an id in quotes, with the names of its characters that are invisible or have a plainer form."""
-    odd = [c for c in dict.fromkeys(text) if _INVISIBLE.match(c) or unicodedata.normalize("NFKC", c) != c]
+    odd = [
+        c
+        for c in dict.fromkeys(text)
+        if _INVISIBLE.match(c) or unicodedata.normalize("NFKC", c) != c or c.isdecimal() > c.isascii()
+    ]
     names = [unicodedata.name(character, f"U+{ord(character):04X}") for character in odd]
     return repr(text) + (f" (with {', '.join(names)})" if names else "")
 

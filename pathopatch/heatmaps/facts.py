@@ -124,9 +124,10 @@ def summary(
 
     `maps` are (ny, nx) each, by name. Areas are in mm2, of scanned pixels on the slide. Tissue is that of all patches,
     predicted or not; overlapping patches share it among their cells, exactly except at the edge if the stride divides
-    the patch. What lies between patches counts nowhere. ``lowest_margin`` is the least ``|probability -
-    decision_probability|``. ``flagged_share`` is the share of predicted patches with any flag, each ``flag_<reason>``
-    that of the patches for which the flag is known. Numbers of tissue are None where no cell's tissue is known.
+    the patch. What lies between patches counts nowhere. ``lowest_margin`` is the least
+    ``|probability - decision_probability|``. ``flagged_share`` is the share of predicted patches with any flag, each
+    ``flag_<reason>`` that of the patches for which the flag is known. Numbers of tissue are None where no cell's tissue
+    is known.
     """
     grid, probability, tissue = prediction.grid, maps["probability"], maps["tissue_fraction"]
     scanned = np.nan_to_num(maps.get("scanned_fraction", np.ones_like(tissue)))

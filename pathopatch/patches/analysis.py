@@ -30,6 +30,7 @@ from pathopatch.slides.resample import EXACT_READ_FACTOR, level_for, planes
 _BAND_PX = 2048  # side of the regions in which a whole slide is read
 _BATCH_PATCHES = 256
 _MOST_LOST = 0.02  # of the tissue, at the right and lower edge
+_MOST_LEFT_OUT = 0.5  # of the tissue, by a mask of artefacts
 _BATCH_BYTES = 32 * 2**20
 _TISSUE_REMEDY = (
     "Look at its outline; give a tissue_mask in the manifest, or set background_level, method = 'fixed' or when_unsure "
@@ -49,11 +50,15 @@ class SlideAnalysis:
     background: Background  # the polarities as text
     shifts: tuple[Shift, ...] = ()  # of each channel but the first, before alignment; empty: not measured
     offsets: tuple[tuple[int, int], ...] = ()  # (x, y) added to each channel's read position, level-0 px
+    mask_warnings: tuple[str, ...] = ()  # of a supplied mask
 
     def warnings(self, mpp: float, warn_um: float) -> list[str]:
-        """Return warnings of uncertain tissue and of channels shifted by more than `warn_um`; mpp is of level 0."""
+        """Return warnings of uncertain tissue, of a supplied mask, and of channels shifted by more than `warn_um`.
+
+        `mpp` is of level 0.
+        """
         remedy = "corrected by whole px" if self.offsets else "run tile with --align, or register the files"
-        far = [
+        far = [*self.mask_warnings] + [
             f"channel {shift.channel} is shifted by {shift.distance_px * mpp:.1f} um ({shift.x_px:+.1f} px across, "
             f"{shift.y_px:+.1f} px down) against the first: {remedy}"
             for shift in self.shifts
@@ -147,7 +152,7 @@ def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None 
         channels=slide.channels,
         unscanned=unscanned,
     )
-    of_windows = tissue.mask
+    of_windows, mask_warnings = tissue.mask, list[str]()
     if tissue_mask is not None:
         is_from_bounds = config.labels.annotations.subtracted_bounds
         stated = read_tissue_mask(
@@ -158,6 +163,7 @@ def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None 
             grid=grid,
         )
         if isinstance(stated, TissueCorrection):
+            mask_warnings = _correction_warnings(stated, tissue.mask != 0, tissue_mask)
             tissue = corrected_tissue(tissue, *stated)
         else:
             tissue = supplied_tissue(stated, tissue, unscanned.mask)
@@ -186,7 +192,16 @@ def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None 
         background=background,
         shifts=shifts,
         offsets=offsets,
+        mask_warnings=tuple(mask_warnings),
     )
+
+
+def _correction_warnings(correction: TissueCorrection, tissue: NDArray[np.bool_], path: Path) -> list[str]:
+    """Return a warning if a mask takes away most of the tissue, or none: inverted, mirrored and too small ones do."""
+    lost = (tissue & correction.not_tissue).sum() / max(1, tissue.sum())
+    if 0 < lost <= _MOST_LEFT_OUT or (lost == 0 and correction.missed.any()):
+        return []
+    return [f"{path.name} leaves out {lost:.0%} of the tissue that is found: see whether it is of this slide, upright"]
 
 
 def _check_channels(slide: Slide, config: TileConfig) -> None:

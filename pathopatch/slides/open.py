@@ -181,6 +181,7 @@ def _adapter(path: Path, *, is_chosen: bool) -> Callable[..., Slide]:
         kind = "CZI file" if suffix == ".czi" else "TIFF"
         flaw = f"does not begin as a {kind}" if first_bytes else "is empty"
         raise corrupt(path, f"it is named {path.suffix} and {flaw}")
+    _refuse_other_folders(path)
     require_harmless(path)
     if openslide.OpenSlide.detect_format(path) is not None:
         return OpenSlideSlide
@@ -268,7 +269,6 @@ class OpenSlideSlide(Slide):
         parts = [path, beside] if path.suffix.lower() == ".mrxs" and beside.is_dir() else dicom or [path]
         self._path = path = parts[0]
         self._files = tuple(map(OpenedFile.of, parts))
-        _refuse_other_folders(path)
         self._handle: Any = None
         self._pid = -1
         self._opened = linked_apart(dicom) if dicom else path

@@ -16,6 +16,7 @@ from pathopatch.core.patients import patient_key, patient_problems
     [
         ("P1", "p1", "P01", "p0001"),
         ("07", "7"),
+        ("P7", "P\u0667", "P\uff17", "p-\u096d"),
         ("0", "000"),
         ("TCGA-02-0001", "tcga-2-1"),
         ("Zo\u00eb", "Zoe\u0308", "ZOE\u0308"),

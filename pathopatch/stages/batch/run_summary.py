@@ -40,9 +40,15 @@ def read_ignored(out: Path) -> dict[str, dict[str, str]]:
     if not path.exists():
         return {}
     table = read_csv_table(path, kind=kind, item="slide", required=_COLUMNS[:2], optional=_COLUMNS[2:])
+    rows: dict[str, dict[str, str]] = {}
+    for number, cells in table.rows:
+        row = {name: unescape_formulas(cells.get(name, "").strip()) for name in _COLUMNS}
+        name = row["slide_id"]
+        if rows.setdefault(name, row) is not row:
+            remedy = "keep the row of the error that is known"
+            table.add_problem("DUPLICATE_ID", number, "slide_id", name, f"slide {name} is listed twice", remedy, name)
     table.raise_problems()
-    rows = ({name: unescape_formulas(row.get(name, "").strip()) for name in _COLUMNS} for _, row in table.rows)
-    return {row["slide_id"]: row for row in rows}
+    return rows
 
 
 def ignore_failure(out: Path, slide_id: str, why: str) -> None:

@@ -141,12 +141,17 @@ def test_what_histoqc_leaves_out_is_taken_out_of_the_tissue_that_is_found(
     path = tmp_path / "slide.svs_mask_use.png"
     # HistoQC writes one bit a pixel, with a table of two colours, of which white may be the first.
     Image.fromarray(usable * 255).quantize().save(path, bits=1)
-    after = analyse_slide(slide, config, tissue_mask=path).tissue
+    analysis = analyse_slide(slide, config, tissue_mask=path)
+    after = analysis.tissue
+    assert analysis.mask_warnings == ()
     assert not after.mask[:200].any()
     assert (after.mask[200:] == before.mask[200:]).all()  # its white glass is no tissue
     assert (after.threshold, after.is_supplied) == (before.threshold, False)
-    Image.fromarray(np.full((40, 40), 255, np.uint8)).quantize().save(path, bits=8)
-    assert (analyse_slide(slide, config, tissue_mask=path).tissue.mask == before.mask).all()
+    for usable, share in ((np.full((40, 40), 255, np.uint8), "0%"), (before.mask == 0, "100%")):
+        Image.fromarray(usable).convert("L").quantize().save(path, bits=8)
+        analysis = analyse_slide(slide, config, tissue_mask=path)
+        assert (analysis.tissue.mask == before.mask * (share == "0%")).all()
+        assert f"leaves out {share} of the tissue" in analysis.warnings(slide.mpp, 9)[0]
 
 
 def test_asap_measures_from_the_slide_and_qupath_from_its_bounds(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from made_model import write_model
 
 from pathopatch.core.artefacts import read_stamp
-from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.errors import InputUnsupportedError, TableError
 from pathopatch.core.input_files import LeftOut
 from pathopatch.core.status import update_status
 from pathopatch.core.task import Outcome
@@ -189,6 +189,13 @@ def test_a_known_failure_holds_of_one_error_and_one_content(tmp_path: Path) -> N
 def test_a_row_written_by_hand_holds_of_any_content(tmp_path: Path) -> None:
     (tmp_path / "ignore.csv").write_text("slide_id;code;why;when\na;INPUT_CORRUPT;lost;yesterday\n")
     assert states(tmp_path, tmp_path / "a.tif") == ["ignored"]
+
+
+def test_a_slide_that_is_listed_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ignore.csv").write_text("slide_id,code\na,TIMEOUT\nb,TIMEOUT\na,WORKER_CRASH\n")
+    with pytest.raises(TableError) as raised:
+        read_ignored(tmp_path)
+    assert [(problem.code, problem.row) for problem in raised.value.problems] == [("DUPLICATE_ID", 4)]
 
 
 def test_status_lists_a_known_failure_and_ends_with_0(tmp_path: Path, said: Callable[..., Any]) -> None:
