@@ -116,10 +116,11 @@ def read_answers(
         return Answers(z, kind, YES_NO, overlap)
     if kind == "probability" or (kind is None and held.min() >= 0 and held.max() <= 1):
         # What a program rounds to, whatever digits it writes: 255 of 8 bits have 17.
-        steps = np.diff(np.unique(held.round(7)))
-        least = max(0.5 * float(steps.min(initial=1.0)), _LEAST_PROBABILITY)
-        limit = _logit(np.array([0.5 if decision is None else decision]), least)
-        return Answers(_logit(z, least) - limit, "probability", MARGINS, overlap)
+        limit = 0.5 if decision is None else decision
+        # Not beyond halfway from the decision to either end: what lies on its one side stays there.
+        step = float(np.diff(np.unique(held.round(7))).min(initial=min(limit, 1 - limit)))
+        least = max(0.5 * step, _LEAST_PROBABILITY)
+        return Answers(_logit(z, least) - _logit(np.array([limit]), least), "probability", MARGINS, overlap)
     if kind == "logit":
         return Answers(z - (decision or 0.0), kind, MARGINS, overlap)
     reason = "scores that are neither probabilities, logits nor yes and no are described only"

@@ -36,6 +36,15 @@ def test_probabilities_become_logits_that_their_smallest_step_ends(
     assert found.margins[1] == 0
 
 
+@pytest.mark.parametrize(("answers", "decision"), [(("0", "1", "1"), None), (("0.3", "0.95", "1"), 0.9)])
+def test_few_distinct_probabilities_stay_on_their_side_of_the_decision(
+    tmp_path: Path, answers: tuple[str, ...], decision: float | None
+) -> None:
+    options = {"kind": "probability", "decision": decision}
+    found = read_answers(write(tmp_path, table(*answers)), NAMES, CORNERS, 10, **options)  # type: ignore[arg-type]
+    assert (found.margins > 0).tolist() == [False, True, True]
+
+
 def test_semicolons_and_decimal_commas_are_read(tmp_path: Path) -> None:
     text = table("0.75", "0.25", "0.5").replace(",", ";").replace(".7", ",7").replace(".2", ",2")
     found = read_answers(write(tmp_path, text), NAMES, CORNERS, 10)
