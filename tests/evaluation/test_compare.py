@@ -467,7 +467,8 @@ def test_the_methods_paragraph_says_what_was_run(work: Path) -> None:
         "c (beta + 1) of 0.5",
         "compared by worst-group accuracy on validation, at the decision threshold that is best there",
         "at most 0.02; the fraction itself reaches 0.500. Intervals are 95 %, over patients: score intervals, with the "
-        "spread of AUROCs from 30 draws. Differences take at least 3 seeds. Better: ",
+        "spread of AUROCs from 30 draws. Those of differences, by Student's t and the draws, take at least 3 seeds. "
+        "Better: ",
     ):
         assert part in text
     for other in ("group-balanced accuracy", "linear heads", "biased phase"):  # of which nothing was run

@@ -153,7 +153,7 @@ def test_an_edited_setting_predicts_only_once_it_is_confirmed(bundle, changes):
     assert load_model(bundle).spec.model_dump().items() >= changes.items()
     edit_spec(bundle, min_tissue=0.25)
     (bundle / "check.json").unlink()  # without its digest no setting could be told from an edited one
-    with pytest.raises(InputMissingError, match=r"no file check\.json"):
+    with pytest.raises(InputMissingError, match=r"no check\.json"):
         load_model(bundle)
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pathopatch.core.csv_table import escape_formulas, unescape_formulas
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, TableError
 from pathopatch.groups.decisions.decision import Decision, RecordedDecision
+from pathopatch.groups.decisions.readers import _normal
 from pathopatch.groups.decisions.table import COLUMNS, decisions_csv, read_decisions
 from pathopatch.review.decisions import DecisionLog
 
@@ -89,7 +90,7 @@ TEXT = st.one_of(
 
 @pytest.mark.fault("escaped")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=100)
-@given(reason=TEXT, comment=TEXT, reviewer=TEXT.filter(str.strip), threshold=st.none() | st.floats(0, 1))
+@given(reason=TEXT, comment=TEXT, reviewer=TEXT.map(_normal).filter(bool), threshold=st.none() | st.floats(0, 1))
 def test_any_text_and_threshold_come_back_and_no_cell_begins_a_formula(
     tmp_path: Path, reason: str, comment: str, reviewer: str, threshold: float | None
 ) -> None:
