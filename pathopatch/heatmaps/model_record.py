@@ -5,13 +5,13 @@ A heatmap names its model by a fingerprint alone. ``models/<fingerprint>.json`` 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup, escape
+from markdown_it import MarkdownIt
+from markdown_it.tree import SyntaxTreeNode
+from markupsafe import Markup
 from pydantic import ValidationError
 
 from pathopatch.core.config import AreaCorrection
@@ -21,7 +21,8 @@ from pathopatch.models.forward import CORRECTED
 from pathopatch.models.loading import Model
 from pathopatch.models.spec import BundleSpec
 
-_EMPHASIS = ((r"\*\*(.+?)\*\*", r"<strong>\1</strong>"), (r"`(.+?)`", r"<code>\1</code>"))
+# Of "zero", without links, images and HTML: a card holds text of others, such as names of classes.
+_MARKDOWN = MarkdownIt("zero").enable(["heading", "hr", "table", "emphasis", "backticks"])
 _FOLDER, _DIGITS = "models", 16
 _MODEL, _RUNS = "model", "runs"  # where a run keeps its bundle: runs/<run>/model
 
@@ -69,16 +70,8 @@ def _member(written: Mapping[str, Any]) -> dict[str, Any]:
         spec = BundleSpec.model_validate(written["spec"])
     except ValidationError:
         told = "Another version of pathopatch wrote what is known of this model, and this one cannot read it."
-        method = str(written["spec"].get("method", ""))
-        facts: dict[str, Any] = {
-            "method": method,
-            "seed": None,
-            "trained": {},
-            "audit": "",
-            "beware": [told],
-            "card": "",
-        }
-        return {"name": written["name"], **facts}
+        facts = {"name": written["name"], "method": str(written["spec"].get("method", ""))}
+        return {**facts, "seed": None, "trained": {}, "audit": "", "beware": [told], "card": ""}
     trained = spec.data.get("trained", {})
     return {
         "name": written["name"],
@@ -100,41 +93,24 @@ def bundle_name(folder: Path) -> str:
 
 
 def card_html(text: str) -> Markup:
-    """Return a card as HTML, all of its text escaped.
+    """Return a card as HTML, all of its text escaped, without the empty header rows that Markdown asks for.
 
     Headings, tables, rules, bold and code are what cards of this package have; other Markdown stays text.
     """
-    return Markup("\n").join(_block(kind, lines) for kind, lines in groupby(text.splitlines(), key=_kind) if kind)
-
-
-def _kind(line: str) -> str:
-    """Return the HTML tag of the block that a line belongs to; "" for an empty line."""
-    if heading := re.match("#{1,4} ", line):
-        return f"h{len(heading[0])}"  # one lower: the page has a title of its own
-    kinds = {"": "", "---": "hr"}
-    return kinds.get(line.strip(), "table" if line.startswith("|") else "p")
-
-
-def _block(kind: str, lines: Iterable[str]) -> Markup:
-    """Return the lines of one block; a table's first row is its header."""
-    if kind == "hr":
-        return Markup("<hr>")
-    if kind != "table":
-        return Markup("<{0}>{1}</{0}>").format(Markup(kind), _inline(" ".join(lines).lstrip("# ")))
-    rows = [re.split(r"(?<!\\)\|", line.strip()[1:-1]) for line in lines if line.strip("|- ")]
-    return Markup("<table>{}</table>").format(Markup("").join(_row(row) for row in rows))
-
-
-def _row(cells: Sequence[str]) -> Markup:
-    """Return a row of a table, whose first cell names it."""
-    first, *others = (_inline(cell.strip()) for cell in cells)
-    cells_after = Markup("").join(map(Markup('<td class="text">{}</td>').format, others))
-    return Markup('<tr><th scope="row">{}</th>{}</tr>').format(first, cells_after)
-
-
-def _inline(text: str) -> Markup:
-    """Return a line's text escaped, with what is bold and what is code."""
-    html = str(escape(text))
-    for pattern, replacement in _EMPHASIS:
-        html = re.sub(pattern, replacement, html)
-    return Markup(html)
+    tokens = _MARKDOWN.parse(text)
+    for node in SyntaxTreeNode(tokens).walk():
+        if node.nester_tokens is None:
+            continue
+        opening, closing = node.nester_tokens
+        if node.type == "heading":  # one lower: the page has a title of its own
+            opening.tag = closing.tag = f"h{min(int(node.tag[1]) + 1, 6)}"
+        elif node.type in ("th", "td"):  # the first cell names its row
+            is_first = node.previous_sibling is None
+            opening.tag = closing.tag = "th" if is_first else "td"
+            opening.attrs = {"scope": "row"} if is_first else {"class": "text"}
+        elif node.type in ("thead", "tbody"):
+            opening.hidden = closing.hidden = True
+        elif node.type == "tr" and not any(cell.children[0].content for cell in node.children):
+            for token in node.to_tokens():
+                token.hidden = True
+    return Markup(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {}))

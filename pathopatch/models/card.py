@@ -95,11 +95,11 @@ def model_card(spec: BundleSpec) -> str:
     return _CARD.format(
         spec=spec,
         classes=_classes_text(spec),
-        decision=decision_text(spec),
+        decision=_cell(decision_text(spec)),
         inputs=_inputs_text(spec),
         runtimes=runtimes,
         note=f"\n\n**{note}**" if (note := spec.parameters.get(NOTE)) else "",
-        parameters=", ".join(f"{name} = {value}" for name, value in parameters) or spec.method,
+        parameters=_cell(", ".join(f"{name} = {value}" for name, value in parameters) or spec.method),
         data=_data(spec),
         validation=_validation(spec),
         limits="\n\n".join([_imported(spec) or _LIMITS, *_further_limits(spec)]),
@@ -138,7 +138,7 @@ def _encoder_text(encoder: Mapping[str, Any]) -> str:
 def _inputs_text(spec: BundleSpec) -> str:
     """Return the rows of the table about network and input."""
     if spec.encoder is not None:
-        return _FEATURES.format(spec=spec, dim=len(spec.mean), encoder=_encoder_text(spec.encoder))
+        return _FEATURES.format(spec=spec, dim=len(spec.mean), encoder=_cell(_encoder_text(spec.encoder)))
     level = "the finest level"
     if spec.mpp is not None:
         level = (
@@ -152,12 +152,12 @@ def _inputs_text(spec: BundleSpec) -> str:
             "normalise": "; it needs the tissue mask of each patch, and sees tissue alone",
             "interior": f"; it needs the tissue mask of each patch. {crop_text(spec)}",
         }[spec.mask],
-        backbone=f"\n| backbone | {_backbone_text(spec.backbone)} |" if spec.backbone else "",
-        channels=", ".join(spec.channels),
+        backbone=f"\n| backbone | {_cell(_backbone_text(spec.backbone))} |" if spec.backbone else "",
+        channels=_cell(", ".join(spec.channels)),
         background="dark or bright" if spec.background == "auto" else spec.background,
         scale=scale_text(spec),
         level=level,
-        intensity=intensity_text(spec),
+        intensity=_cell(intensity_text(spec)),
     )
 
 
@@ -364,4 +364,9 @@ def _number(value: Any) -> str:
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Return rows as a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    """Return a value as text of one cell: a bare bar would end it."""
+    return str(value).replace("|", r"\|")

@@ -74,6 +74,11 @@ def test_the_card_says_from_which_slides_and_which_level_patches_are_read():
     assert "um/px of its training patches are unknown" in unknown
 
 
+def test_a_bar_in_a_name_ends_no_cell_of_the_card():
+    rows = _rows(model_card(_spec(channels=("a|b", "c"), class_names=("x|y", "z"))))
+    assert {r"| channels, in order | a\|b, c (uint16) |", r"| x\|y, much tissue | 20 | 10 |"} <= set(rows)
+
+
 def test_the_card_lists_training_and_validation_patches_of_each_group():
     rows = _rows(model_card(_spec()))
     start = rows.index("| group | trained on | validated on |")
