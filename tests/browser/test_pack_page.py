@@ -10,6 +10,7 @@ from pages import serving
 from playwright.sync_api import expect
 
 from pathopatch.core.config import TileConfig
+from pathopatch.groups.decisions.readers import reader_file_part
 from pathopatch.stages import pack as pack_stage
 from pathopatch.stages.area_samples import find_sources
 from pathopatch.stages.pack import judge_answers, make_pack
@@ -18,7 +19,8 @@ from pathopatch.stages.pack import judge_answers, make_pack
 @pytest.mark.slow
 def test_a_pack_is_answered_by_keyboard_alone_and_judged(visit, axe, tmp_path, monkeypatch):
     monkeypatch.setattr(pack_stage, "LEAST", 40)
-    rng, pack, file = np.random.default_rng(0), tmp_path / "pack", tmp_path / "pack" / "answers-A-Reader.csv"
+    rng, pack = np.random.default_rng(0), tmp_path / "pack"
+    file = pack / f"answers-{reader_file_part('A. Reader')}.csv"
     for number in range(9):
         field = cv2.GaussianBlur(rng.normal(size=(256, 256)), (0, 0), 14)
         write_rgb_pyramid(tmp_path / f"S{number}.tif", h_and_e(field > np.quantile(field, 0.6)), levels=1)
