@@ -63,7 +63,7 @@ SEEDS = 2
 """Edits of each patch to each area, with other cuts and other pieces."""
 PLACEBOS = ("shuffled", "ground", "flipped")
 """Edits at equal area: half of the tissue cut and grown again, the ground around it filled anew, left and right."""
-_KEPT = 0.08  # of the second edit: all but this share is grown, whatever the area
+KEPT = 0.08  # of the second edit: all but this share is grown, whatever the area
 _RIM_PX = 1.0
 
 
@@ -420,7 +420,7 @@ def edits(
     """
     own = float(tissue.mean())
     yield EditedPatch(pixels, tissue)
-    rounds = [1.0] * SEEDS + [_KEPT]
+    rounds = [1.0] * SEEDS + [KEPT]
     for number, kept in enumerate(rounds):
         for area in AREAS:
             yield set_area(pixels, tissue, area, np.random.default_rng((*seed, number)), kept=kept, ground=ground)

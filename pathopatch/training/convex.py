@@ -3,10 +3,11 @@
 Where the head is linear, a method is a convex problem, whose solution needs no learning rate and no steps. The weights
 of the samples are those that the method's sampler and objective give them in expectation:
 
-    minimise  sum_i w_i loss(W x_i + b, y_i) + penalty / 2 |W|^2,   sum_i w_i = 1
+    minimise  sum_i w_i loss(W x_i + b, y_i) + penalty / 2 tr(W M W'),   sum_i w_i = 1
 
 over standardised features x. With two classes there is one row in W, the difference of both logits. Group DRO is the
-minimum over W of the maximum over weights of the groups [1]_.
+minimum over W of the maximum over weights of the groups [1]_. M is 1, or 1 + rho S where the head shall not answer to
+what moves the features by the second moment S.
 
 L-BFGS runs in coordinates in which the curvature at W = 0 is about 1 in all directions. That takes 10 to 50 passes over
 the features, and up to 120 at a penalty of 1e-3, instead of hundreds.
@@ -68,7 +69,7 @@ class Solution:
     weight: Floats  # (M, D), on standardised features; M is 1 for two classes, else K
     bias: Floats  # (M,)
     loss: Floats  # (N,), of each sample
-    penalty: float  # penalty / 2 |W|^2
+    penalty: float  # penalty / 2 tr(W M W')
 
     def of_classes(self) -> tuple[Floats, Floats]:
         """Return weight (K, D) and bias (K,) of a logit per class."""
@@ -89,7 +90,8 @@ class LogisticRegression:
     """Weighted logistic regression on one set of features (N, D); several problems may be solved on it.
 
     The features stay as stored: rows are converted and standardised by `mean` and `std` (D,) chunk by chunk, so that no
-    second copy is held. `factor` (D, D) is what `solver_factor` returns for the same penalty; problems share it.
+    second copy is held. `factor` (D, D) is what `solver_factor` returns for the same penalty and `metric`; problems
+    share it. `metric` is M (D, D) of the penalty; None: 1.
     """
 
     def __init__(
@@ -102,9 +104,10 @@ class LogisticRegression:
         factor: Floats,
         n_classes: int,
         penalty: float,
+        metric: Floats | None = None,
     ) -> None:
         self._x, self._label = _without_copy(features), _without_copy(label)
-        self._mean, self._std, self._penalty = mean, std, penalty
+        self._mean, self._std, self._penalty, self._metric = mean, std, penalty, metric
         self._rows = 1 if n_classes == 2 else n_classes
         # (N, M): what the probabilities of the rows of W should be.
         self._target = (self._label[:, None] if n_classes == 2 else one_hot(self._label, n_classes)).double()
@@ -210,17 +213,18 @@ class LogisticRegression:
         logits = pad(z, (1, 0)) if self._rows == 1 else z  # (N, K)
         loss = cross_entropy(logits, self._label, reduction="none").numpy()
         errors = error.sum(dim=0).numpy()
-        own = (gradient.numpy() - np.outer(errors, self._mean)) / self._std + self._penalty * weight
+        shrunk = self._penalty * (weight if self._metric is None else weight @ self._metric)
+        own = (gradient.numpy() - np.outer(errors, self._mean)) / self._std + shrunk
         inner = solve_triangular(self._factor, own.T, lower=True, check_finite=False).T  # (M, D)
-        head = Solution(weight, bias, loss, self._penalty / 2 * float((weight**2).sum()))
+        head = Solution(weight, bias, loss, float((weight * shrunk).sum()) / 2)
         return head, np.column_stack([inner, 2 * errors]).ravel()
 
 
-def solver_factor(moments: Floats, penalty: float) -> Floats:
-    """Return the factor (D, D) of the solver's coordinates by `second_moments` and a penalty."""
+def solver_factor(moments: Floats, penalty: float, metric: Floats | None = None) -> Floats:
+    """Return the factor (D, D) of the solver's coordinates by `second_moments`, a penalty and its metric."""
     ridge = max(penalty, _LEAST_RIDGE)
     # p (1 - p) is 1/4 at W = 0: the factor of the Hessian there.
-    return np.asarray(cholesky(moments / 4 + ridge * np.eye(len(moments)), lower=True))
+    return np.asarray(cholesky(moments / 4 + ridge * (np.eye(len(moments)) if metric is None else metric), lower=True))
 
 
 def second_moments(data: PatchSet, *, mean: Floats, std: Floats) -> Floats:

@@ -26,6 +26,7 @@ from pathopatch.models.loading import load_network
 from pathopatch.models.spec import BundleSpec
 from pathopatch.training.dataset import PatchSet, load_patches
 from pathopatch.training.frozen import Backbone, Features, Head
+from pathopatch.training.invariance import Edits
 
 STAGE = "features"
 _DIGEST_BYTES = hashlib.sha256().digest_size  # at the end of a file, where NumPy does not look
@@ -81,9 +82,18 @@ class FeatureCache:
 
     def __call__(self, patches: PatchSet, backbone: Backbone) -> Features:
         """Return the features (N, D) of patches; raises as `load_patches`."""
-        slide = self._slide_of.loc[patches.patch_id].to_numpy(dtype=str)
-        key = fingerprint(backbone.facts() | {"input_px": self._input_px})
-        made = np.empty((len(patches), backbone.network.classifier.in_features), np.float32)
+        return self._read(patches.patch_id, backbone, ())
+
+    def of_versions(self, patches: PatchSet, index: NDArray[np.int64], backbone: Backbone, edits: Edits) -> Features:
+        """Return what `Backbone.of_versions` does; raises as `load_patches`."""
+        return self._read(patches.patch_id[index], backbone, edits)
+
+    def _read(self, patch_id: NDArray[Any], backbone: Backbone, edits: Edits) -> Features:
+        """Return the features (N, D) of patches, or with edits (N, V, D) of their versions."""
+        slide = self._slide_of.loc[patch_id].to_numpy(dtype=str)
+        key = fingerprint(backbone.facts() | {"input_px": self._input_px} | ({"edits": edits} if edits else {}))
+        versions = (len(edits),) if edits else ()
+        made = np.empty((len(patch_id), *versions, backbone.network.classifier.in_features), np.float32)
         slides = np.unique(slide)
         waiting = slides.tolist()
         for number in range(len(slides)):
@@ -92,36 +102,58 @@ class FeatureCache:
             name = next(free, waiting[0])
             waiting.remove(name)
             index = np.flatnonzero(slide == name)
-            names, features = self._of_slide(name, key, backbone)
-            place = pd.Index(names).get_indexer(patches.patch_id[index])
+            names, features = self._of_slide(name, key, backbone, edits, patch_id[index])
+            place = pd.Index(names).get_indexer(patch_id[index])
             made[index] = features[place]
             if self._progress:
                 self._progress(number + 1, len(slides), {})
         return made
 
-    def _of_slide(self, slide_id: str, key: str, backbone: Backbone) -> tuple[NDArray[Any], Features]:
-        """Return the names (n,) and features (n, D) of a slide's labelled patches."""
+    def _of_slide(
+        self, slide_id: str, key: str, backbone: Backbone, edits: Edits, asked: NDArray[Any]
+    ) -> tuple[NDArray[Any], Features]:
+        """Return the names (n,) and features (n, D) of a slide's labelled patches.
+
+        With edits (n, V, D) of the versions of `asked` patches, and of those that were asked for before.
+        """
         rows = self._rows[self._rows["slide_id"] == slide_id]
         path = self._folder.frozen_features(key, slide_id)
         # Masks and windows come with the table of the slide, pixels with its checksum.
         of = [sorted(rows["patch_id"]), fingerprint_file(self._folder.patches(slide_id))]
         stamp = fingerprint([*of, sorted(set(rows.get("pixels_checksum", ())))])
         with folder_lock(self._folder.root, _lock_name(slide_id, key), waiting_for=f"features of {slide_id}"):
-            if path.is_file():
-                content = path.read_bytes()
-                if content[-_DIGEST_BYTES:] != hashlib.sha256(content[:-_DIGEST_BYTES]).digest():
-                    _log.warning("features of %s are damaged, and are computed anew: %s", slide_id, path)
-                elif str((stored := np.load(BytesIO(content), allow_pickle=False))["stamp"]) == stamp:
-                    return stored["patch_id"], stored["features"]
-            masks: tuple[MaskKind, ...] = ("tissue",) if backbone.mask != "none" else ()
+            known = _stored(path, stamp, slide_id)
+            if known is not None and np.isin(asked, known[0]).all():
+                return known
+            masks: tuple[MaskKind, ...] = ("tissue",) if backbone.mask != "none" or edits else ()
             splits = sorted(set(rows["split"]))
             patches = load_patches(self._work, rows, input_px=self._input_px, splits=splits, cache_gib=0, masks=masks)
-            features = backbone.features(patches, device=self._device, threads=self._threads)
+            by: dict[str, Any] = {"device": self._device, "threads": self._threads}
+            names = patches.patch_id.astype(str)
+            if edits:
+                is_new = np.isin(names, asked if known is None else asked[~np.isin(asked, known[0])])
+                names, features = names[is_new], backbone.of_versions(patches, np.flatnonzero(is_new), edits, **by)
+                if known is not None:
+                    names, features = (np.concatenate(both) for both in zip(known, (names, features), strict=True))
+            else:
+                features = backbone.features(patches, **by)
             npz = BytesIO()
-            np.savez(npz, patch_id=patches.patch_id.astype(str), features=features, stamp=np.array(stamp))
+            np.savez(npz, patch_id=names, features=features, stamp=np.array(stamp))
             path.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(path, npz.getvalue() + hashlib.sha256(npz.getvalue()).digest())
-        return patches.patch_id, features
+        return names, features
+
+
+def _stored(path: Path, stamp: str, slide_id: str) -> tuple[NDArray[Any], Features] | None:
+    """Return what a file holds of names and features; None where there is none of that stamp, or it is damaged."""
+    if not path.is_file():
+        return None
+    content = path.read_bytes()
+    if content[-_DIGEST_BYTES:] != hashlib.sha256(content[:-_DIGEST_BYTES]).digest():
+        _log.warning("features of %s are damaged, and are computed anew: %s", slide_id, path)
+        return None
+    stored = np.load(BytesIO(content), allow_pickle=False)
+    return (stored["patch_id"], stored["features"]) if str(stored["stamp"]) == stamp else None
 
 
 def _lock_name(slide_id: str, key: str) -> str:

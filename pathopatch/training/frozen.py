@@ -7,7 +7,7 @@ is kept is solved on all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -33,7 +33,7 @@ from pathopatch.models.backbones import BACKBONES, weights_facts
 from pathopatch.models.device import pick_device
 from pathopatch.models.forward import PatchClassifier, append_mask
 from pathopatch.models.frozen import CROPPED_PX, WHOLE_PX, FeatureFunction, FrozenNetwork, is_transformer, open_features
-from pathopatch.models.interior import CropChoice, cut_crops
+from pathopatch.models.interior import CropChoice, cut_crops, has_crop
 from pathopatch.models.networks import InteriorCrops, build_network, weights_path
 from pathopatch.models.spec import BackboneSpec
 from pathopatch.training.convex import LogisticRegression, second_moments_of, solve_method, solver_factor
@@ -41,6 +41,7 @@ from pathopatch.training.crops import choose_crops, patches_with_crop
 from pathopatch.training.dataset import PatchMasks, PatchSet
 from pathopatch.training.group_checks import method_of, needs_groups
 from pathopatch.training.intervene import intervenes
+from pathopatch.training.invariance import EDITS, Edits, draw_pool, second_moment, versions
 from pathopatch.training.result import TrainingResult
 from pathopatch.training.search import search_space
 from pathopatch.training.selection import (
@@ -61,8 +62,6 @@ _BATCH = 256
 _COMPARED = 8  # training patches of which a bundle must give the head's answers
 _ROUNDING = 1e-3  # of features: OpenVINO's differ by 5e-5 in logits, those of a network with other heads by 8e-3
 _LITE_MEAN, _LITE_STD = 127 / 255, 128 / 255  # EfficientNet-Lite: (value - 127) / 128
-FeatureReader = Callable[[PatchSet, "Backbone"], NDArray[np.float32]]
-"""Features (N, D) of patches; what has been computed before is read."""
 Features = NDArray[np.float32]
 Logits = NDArray[np.float64]
 
@@ -83,7 +82,43 @@ class Backbone:
 
     def features(self, patches: PatchSet, *, device: str = "cpu", threads: int | None = None) -> Features:
         """Return the features (N, D) of patches; of crops their mean over each patch."""
-        channels, side = len(self.mean) + (self.mask == "normalise"), patches.read(slice(0, 1)).shape[2]
+        parts = [np.empty((0, self.network.classifier.in_features), np.float32)]
+        for start in range(0, len(patches), _BATCH):
+            part = slice(start, start + _BATCH)
+            tissue = patches.tissue.read(part) if self.mask != "none" and patches.tissue else None
+            parts.append(self._of_pixels(patches.read(part), tissue, device=device, threads=threads))
+        return np.concatenate(parts)
+
+    def of_versions(
+        self,
+        patches: PatchSet,
+        index: NDArray[np.int64],
+        edits: Edits,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+    ) -> Features:
+        """Return features (n, V, D) of the `versions` of patches at `index`; NaN where there is none, or no crop."""
+        found = np.full((len(index), len(edits), self.network.classifier.in_features), np.nan, np.float32)
+        at_once = max(1, _BATCH // len(edits))
+        for start in range(0, len(index), at_once):
+            made = list(versions(patches, index[start : start + at_once], edits))
+            flat = [each for of_patch in made for each in of_patch]
+            if not flat:
+                continue
+            pixels, tissue = np.stack([each.pixels for each in flat]), np.stack([each.tissue for each in flat])
+            features = self._of_pixels(pixels.astype(np.float32), tissue, device=device, threads=threads)
+            if self.crop_px is not None:
+                features[~has_crop(tissue, self.crop_px)] = np.nan
+            place = np.flatnonzero([bool(of_patch) for of_patch in made]) + start
+            found[place] = features.reshape(len(place), len(edits), -1)
+        return found
+
+    def _of_pixels(
+        self, pixels: NDArray[np.float32], tissue: NDArray[np.bool_] | None, *, device: str, threads: int | None
+    ) -> Features:
+        """Return the features (n, D) of patches (n, C, P, P) in [0, 1] with their tissue (n, P, P)."""
+        channels, side = len(self.mean) + (self.mask == "normalise"), pixels.shape[2]
         key = channels, side, device, threads
         if key not in self._runtimes:
             self._runtimes[key] = open_features(
@@ -96,23 +131,18 @@ class Backbone:
             )
         runtime = self._runtimes[key]
         mean, std = (np.array(values, np.float32)[:, None, None] for values in (self.mean, self.std))
-        parts = [np.empty((0, self.network.classifier.in_features), np.float32)]
-        for start in range(0, len(patches), _BATCH):
-            part = slice(start, start + _BATCH)
-            x = (patches.read(part) - mean) / std
-            if self.is_blank:
-                x = np.zeros_like(x[:, :1])
-            if self.mask != "none":
-                assert patches.tissue is not None
-                x = append_mask(x, patches.tissue.read(part))
-            if self.crop_px is None:
-                parts.append(runtime(x))
-                continue
-            crops, patch_number = cut_crops(x, self.crop_px)
-            first = np.searchsorted(patch_number, np.arange(len(x)))
-            total = np.add.reduceat(runtime(crops), first, axis=0)
-            parts.append(np.asarray(total / np.bincount(patch_number)[:, None], np.float32))
-        return np.concatenate(parts)
+        x = (pixels - mean) / std
+        if self.is_blank:
+            x = np.zeros_like(x[:, :1])
+        if self.mask != "none":
+            assert tissue is not None
+            x = append_mask(x, tissue)
+        if self.crop_px is None:
+            return runtime(x)
+        crops, patch_number = cut_crops(x, self.crop_px)
+        first = np.searchsorted(patch_number, np.arange(len(x)))
+        total = np.add.reduceat(runtime(crops), first, axis=0)
+        return np.asarray(total / np.bincount(patch_number)[:, None], np.float32)
 
     def of_blank_channel(self) -> Backbone:
         """Return what gives the features (N, D / C) of a grey channel that is its mean everywhere, of C channels."""
@@ -126,6 +156,21 @@ class Backbone:
         about["timm_args"] = dict(self.timm_args)  # such as the number of heads, which changes no tensor's shape
         about |= {"blank": True} if self.is_blank else {}
         return about | {"form": self.network.form.model_dump(), "mean": self.mean, "std": self.std}
+
+
+@dataclass(frozen=True)
+class FeatureReader:
+    """Compute features of patches, and of their versions; another one may read what was computed before."""
+
+    threads: int | None = None
+
+    def __call__(self, patches: PatchSet, backbone: Backbone) -> Features:
+        """Return what `Backbone.features` does."""
+        return backbone.features(patches, threads=self.threads)
+
+    def of_versions(self, patches: PatchSet, index: NDArray[np.int64], backbone: Backbone, edits: Edits) -> Features:
+        """Return what `Backbone.of_versions` does."""
+        return backbone.of_versions(patches, index, edits, threads=self.threads)
 
 
 class _Features(nn.Module):
@@ -186,13 +231,26 @@ class _View:
     mean: NDArray[np.float64]  # (D,), of the training patches' features
     std: NDArray[np.float64]
     moments: NDArray[np.float64]  # (D, D)
-    factors: dict[float, NDArray[np.float64]] = field(default_factory=dict)  # by penalty
+    pool: NDArray[np.int64]  # (n,) rows of the patches of which there are versions
+    versions: Features  # (n, V, D) of these
+    metrics: dict[bytes, NDArray[np.float64]] = field(default_factory=dict)  # S by the rows of a fold
+    factors: dict[tuple[float, float, bytes], NDArray[np.float64]] = field(default_factory=dict)
 
-    def factor(self, penalty: float) -> NDArray[np.float64]:
-        """Return what the heads of one penalty share."""
-        if penalty not in self.factors:
-            self.factors[penalty] = solver_factor(self.moments, penalty)
-        return self.factors[penalty]
+    def metric(self, rows: NDArray[np.bool_], invariance: float) -> NDArray[np.float64] | None:
+        """Return 1 + rho S of some rows' versions; None without rho."""
+        if not invariance:
+            return None
+        if (key := rows.tobytes()) not in self.metrics:
+            own = rows[self.pool]
+            self.metrics[key] = second_moment(self.features[self.pool[own]], self.versions[own], self.std)
+        return np.eye(len(self.std)) + invariance * self.metrics[key]
+
+    def factor(self, rows: NDArray[np.bool_], penalty: float, invariance: float) -> NDArray[np.float64]:
+        """Return what the heads of one penalty share on some rows."""
+        key = penalty, invariance, rows.tobytes() if invariance else b""
+        if key not in self.factors:
+            self.factors[key] = solver_factor(self.moments, penalty, self.metric(rows, invariance))
+        return self.factors[key]
 
     def answered(self, rows: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
         """Return which of some patches have an answer; None where all have."""
@@ -242,7 +300,7 @@ def fit_frozen(
     With `inner_folds` train and val are divided anew by patient, each part validates once, and the chosen head is
     solved on all patches; of fewer patients each is a part. Errors are those of `fit_arrays`.
     """
-    read = read_features or (lambda patches, backbone: backbone.features(patches, threads=config.threads))
+    read = read_features or FeatureReader(config.threads)
     n_classes, _ = table_shape(train, val)
     sets = [train] if val is None or not len(val) else [train, val]
     data = _joined(sets)
@@ -407,7 +465,12 @@ def _view(
     mean, std = fitted.mean(axis=0, dtype=np.float64), fitted.std(axis=0, dtype=np.float64)
     std[std < 1e-6 * (1 + np.abs(mean))] = 1.0  # a constant feature
     moments = second_moments_of(fitted, mean=mean, std=std)
-    return _View(backbone, features, has_answer, crops, mean, std, moments)
+    pool, of_versions = np.empty(0, np.int64), [np.empty((0, len(EDITS), features.shape[1]), np.float32)]
+    if config.invariance:
+        pool = draw_pool(data)
+        of_set = [pool[pool < len(sets[0])], pool[pool >= len(sets[0])] - len(sets[0])]
+        of_versions = [read.of_versions(*each, backbone, EDITS) for each in zip(sets, of_set, strict=False)]
+    return _View(backbone, features, has_answer, crops, mean, std, moments, pool, np.concatenate(of_versions))
 
 
 def _validation_logits(
@@ -431,9 +494,10 @@ def _solve(data: PatchSet, rows: NDArray[np.bool_], view: _View, config: TrainCo
         label,
         mean=view.mean,
         std=view.std,
-        factor=view.factor(config.weight_decay),
+        factor=view.factor(rows, config.weight_decay, config.invariance),
         n_classes=n_classes,
         penalty=config.weight_decay,
+        metric=view.metric(rows, config.invariance),
     )
     objective = method.objective(gerne.cell_counts(label, attribute))
     samples = label, attribute, data.tissue_fraction[index]

@@ -155,7 +155,9 @@ def load_sets(work: Path, groups: pd.DataFrame, config: TrainConfig) -> tuple[Pa
     if config.architecture == LINEAR_HEAD:
         train, val = (load_features(work, rows[split], splits=(split,)) for split in rows)
     else:
-        masks: tuple[MaskKind, ...] = () if config.mask == "none" and not config.choose else ("tissue",)
+        masks: tuple[MaskKind, ...] = (
+            () if config.mask == "none" and not (config.choose or config.invariance) else ("tissue",)
+        )
         masks = ("tissue", "tumor") if intervenes(method_of(config), config) else masks
         load = partial(load_patches, work, input_px=config.input_px, masks=masks)
         held_gib = 0.0 if config.frozen else config.cache_gib  # their features are computed once, slide by slide
@@ -249,6 +251,7 @@ def _bundle_spec(
     names = ["weight_decay", "threshold", "seed"]
     if not config.is_solved:  # a head is solved without steps
         names += ["optimizer", "learning_rate", "steps", "batch_per_class"]
+    names += ["invariance"] * bool(config.invariance)
     parameters = {name: getattr(config, name) for name in names} | own_parameters(config)
     if not config.frozen and str(config.pretrained) != "none":  # of a frozen network the backbone says it
         is_file = str(config.pretrained) != "efficientnet-lite0"

@@ -6,11 +6,12 @@ import torch
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression as Reference
 
+from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import NonFiniteError
 from pathopatch.debias.gerne import cell_counts, extrapolated
 from pathopatch.debias.methods import method
 from pathopatch.debias.objectives import GroupDRO
-from pathopatch.training.convex import LogisticRegression, solver_factor
+from pathopatch.training.convex import LogisticRegression, solve_method, solver_factor
 
 
 def _made(*, n=600, dim=12, classes=2, seed=0, dtype=np.float32):
@@ -23,12 +24,12 @@ def _made(*, n=600, dim=12, classes=2, seed=0, dtype=np.float32):
     return x.astype(dtype), label, attribute
 
 
-def _regression(x, label, *, penalty, classes=2):
+def _regression(x, label, *, penalty, classes=2, metric=None):
     mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
     standard = (x - mean) / std
     moments = standard.T @ standard / len(x)
-    factor = solver_factor(moments, penalty)
-    options = {"mean": mean, "std": std, "factor": factor, "n_classes": classes, "penalty": penalty}
+    factor = solver_factor(moments, penalty, metric)
+    options = {"mean": mean, "std": std, "factor": factor, "n_classes": classes, "penalty": penalty, "metric": metric}
     return LogisticRegression(x, label, **options), standard
 
 
@@ -73,6 +74,26 @@ def test_logits_at_a_small_penalty_are_newtons_to_four_decimals():
     reference = Reference(C=1000 / len(x), solver="newton-cholesky", tol=1e-12, max_iter=500).fit(standard, label)
     logit = standard @ head.weight[0] + head.bias[0]
     np.testing.assert_allclose(logit, reference.decision_function(standard), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["erm", "resample", "gerne", "groupdro"])
+def test_a_head_that_must_not_answer_to_a_direction_is_newtons_in_whitened_features(name):
+    x, label, attribute = _made()
+    moved = np.random.default_rng(2).normal(size=(5, x.shape[1]))
+    metric = np.eye(x.shape[1]) + 10 * moved.T @ moved / 5
+    regression, standard = _regression(x, label, penalty=0.01, metric=metric)
+    chosen, counts = method(name), cell_counts(label, attribute)
+    samples = label, attribute, np.zeros(len(label))
+    head, weight = solve_method(regression, chosen, chosen.objective(counts), samples, TrainConfig(method=name))
+    whitened = np.linalg.solve(np.linalg.cholesky(metric), standard.T).T
+    reference = Reference(C=100.0, solver="newton-cholesky", tol=1e-12, max_iter=500)
+    reference.fit(whitened, label, sample_weight=weight / weight.sum())
+    found, expected = standard @ head.weight[0] + head.bias[0], reference.decision_function(whitened)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert (
+        np.std(moved @ head.weight[0])
+        < np.std(moved @ _regression(x, label, penalty=0.01)[0].solve(weight / weight.sum()).weight[0]) / 2
+    )
 
 
 def test_a_start_changes_no_solution():

@@ -344,7 +344,7 @@ def test_a_slide_that_another_process_is_at_comes_last(
     read: list[str] = []
     monkeypatch.setattr(feature_cache, "is_locked", lambda out, name: name == other and len(read) < 2)
     cache = feature_cache.FeatureCache(tmp_path, groups, input_px=16)
-    monkeypatch.setattr(cache, "_of_slide", lambda slide, key, backbone: read.append(slide) or of_slide(slide))
+    monkeypatch.setattr(cache, "_of_slide", lambda slide, *_: read.append(slide) or of_slide(slide))
     key = feature_cache.fingerprint(backbone.facts() | {"input_px": 16})
     other = feature_cache._lock_name("slide-test", key)
 

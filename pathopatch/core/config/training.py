@@ -188,6 +188,9 @@ class TrainConfig(Config):
     """Solve a linear head on a pretrained network, whose weights stay. Without an architecture: EfficientNet-Lite0."""
     choose: bool = False
     """frozen: validation chooses among masked erm, masked resample and interior erm."""
+    invariance: float = Field(default=0.0, ge=0)
+    """frozen: what the head pays where its answer moves with the tissue area, which is set on training patches.
+    10 is a good value; 0: nothing."""
     inner_folds: int = Field(default=5, ge=3)
     """frozen, under [splits] folds: parts of train and val that validate in turn; the head is solved on all.
     Of fewer patients, or blocks, each is a part."""
@@ -291,6 +294,8 @@ class TrainConfig(Config):
             raise ValueError("a frozen network has weights from elsewhere: give pretrained, or leave architecture out")
         if self.frozen and self.bins:
             raise ValueError("bins need a network that is trained: leave out frozen, or bins")
+        if self.invariance and not self.frozen:
+            raise ValueError("invariance is of the head of a frozen network: it needs frozen = true")
         if self.choose and not self.frozen:
             raise ValueError("choose compares heads of a frozen network: it needs frozen = true")
         if self.choose and (self.method, self.mask) != ("erm", "none"):

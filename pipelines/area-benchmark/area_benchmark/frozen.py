@@ -24,6 +24,7 @@ from pathopatch.models.networks import InteriorCrops
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.fit import TrainingResult, fit_arrays
 from pathopatch.training.frozen import Backbone, FeatureReader, Features, Head
+from pathopatch.training.invariance import Edits
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,28 @@ class FeatureStore:
             np.savez(part, patch_id=np.array(list(known)), features=np.stack(list(known.values())))
             part.replace(path)
         return np.stack([known[name] for name in patches.patch_id.tolist()])
+
+    def of_versions(self, patches: PatchSet, index: NDArray[np.int64], backbone: Backbone, edits: Edits) -> Features:
+        """Return the features (n, V, D) of versions of patches."""
+        side = patches.read(slice(0, 1)).shape[2]
+        key = fingerprint(backbone.facts() | {"input_px": side, "edits": edits})
+        path = self._folder / f"{key}.npz"
+        if key not in self._known:
+            stored = np.load(path, allow_pickle=False) if path.is_file() else {"patch_id": [], "features": []}
+            self._known[key] = dict(zip(map(str, stored["patch_id"]), stored["features"], strict=True))
+        known = self._known[key]
+        names = patches.patch_id[index]
+        is_new = np.array([name not in known for name in names.tolist()], np.bool_)
+        if is_new.any():
+            made = backbone.of_versions(patches, index[is_new], edits, threads=1)
+            known.update(zip(names[is_new].tolist(), made, strict=True))
+            self._folder.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(".part.npz")
+            np.savez(part, patch_id=np.array(list(known)), features=np.stack(list(known.values())))
+            part.replace(path)
+        if not len(names):
+            return np.empty((0, len(edits), backbone.network.classifier.in_features), np.float32)
+        return np.stack([known[name] for name in names.tolist()])
 
 
 def run_frozen(
