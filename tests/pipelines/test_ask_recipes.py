@@ -145,5 +145,5 @@ def test_wsinfer_keeps_every_image(judge: Judge, tmp_path: Path) -> None:
 
 def test_a_workbook_that_a_person_fills(judge: Judge) -> None:
     table = pd.read_csv("pack/send/answers.csv", dtype=str)
-    table.assign(score=["yes", "no", "no"] * (len(table) // 3)).to_excel("answers.xlsx", index=False)
+    table.assign(score=np.resize(["yes", "no", "no"], len(table))).to_excel("answers.xlsx", index=False)
     judge(command=code_blocks(PAGE, "sh")[0].splitlines()[1].replace(".csv", ".xlsx"))

@@ -163,7 +163,7 @@ def test_answers_without_information_are_never_acquitted_and_forms_keep_the_verd
 ) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "pipelines" / "area-reliance"))
     script = importlib.import_module("without_information")
-    found = pd.DataFrame(script.judged(pack, tables=1 if shares == (0.1,) else 40, tumour=shares))
+    found = pd.DataFrame(script.judged(pack, tables=1 if shares == (0.1,) else 4, tumour=shares))
     found[["kind", "form"]] = found["kind"].str.split(", ", expand=True)
     is_program = found["kind"].isin(list(script.SLOPES))
     assert set(found.loc[~is_program, "verdict"]) == {"not known"}

@@ -70,11 +70,12 @@ class Failure:
 def workers_for(tasks: Sequence[SlideTask[Any]], batch: BatchOptions) -> Workers:
     """Return processes for tasks, at most as many as slides to work on; enter them before they are used.
 
-    A single slide is worked on in this process, unless it has a limit, see `Workers`: of several, one that ends its
-    process must not end the others.
+    With one worker, or a single slide, the work is done in this process, unless it has a limit; see `Workers`.
     """
-    unfinished = sum(task.force or not _looks_finished(task) for task in tasks)
-    count = min(batch.workers, unfinished) if len(tasks) > 1 else 0
+    count = 0
+    if batch.workers > 1 and len(tasks) > 1:
+        unfinished = sum(task.force or not _looks_finished(task) for task in tasks)
+        count = min(batch.workers, max(1, unfinished))
     prepare = partial(_prepare, tasks[0].stage, max(1, count)) if tasks else None
     return Workers(count, prepare=prepare, limit_s=batch.timeout_s, limit_bytes=batch.limit_bytes)
 
