@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pathopatch.core.csv_table import CsvTable, read_csv_table
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.core.input_files import open_regular
-from pathopatch.evaluation.area_reliance import MARGINS, YES_NO, Floats, Rule
 from pathopatch.groups.decisions.agreement import agreement
+from pathopatch.metrics.area_response import MARGINS, YES_NO, Floats, Rule
 from pathopatch.metrics.bootstrap import bootstrap_by_patient
 
 Kind = Literal["probability", "logit", "score", "yes-no"]

@@ -69,9 +69,10 @@ def run_records(work: Path, name: str) -> list[dict[str, Any]]:
 
 
 def chosen_heads(work: Path, name: str) -> list[str]:
-    """Return mask and method of the heads that validation chose for a run, sorted: ``["normalise erm"]``."""
+    """Return the heads that validation chose for a run, sorted: ``["normalise erm, invariance 10"]``."""
     heads = [each["chosen"] for each in run_records(work, name) if "chosen" in each]
-    return sorted({f"{head['mask']} {head['method']}" for head in heads})
+    paid = [f", invariance {head['invariance']:g}" if head.get("invariance") else "" for head in heads]
+    return sorted({f"{head['mask']} {head['method']}{end}" for head, end in zip(heads, paid, strict=True)})
 
 
 def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:

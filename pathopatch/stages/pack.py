@@ -30,7 +30,8 @@ from pathopatch.core.files import atomic_path, read_json, write_bytes, write_csv
 from pathopatch.core.task import Progress
 from pathopatch.debias.interventions import AREAS, N_EDITS, SEEDS
 from pathopatch.evaluation.answers import LEAST_AGREEMENT, NO_ANSWER, Answers, Kind, read_answers, self_agreement
-from pathopatch.evaluation.area_reliance import Floats, Rule, reliance, responses_of
+from pathopatch.evaluation.area_reliance import reliance, responses_of
+from pathopatch.metrics.area_response import Floats, Rule
 from pathopatch.patches.source import FromSlide
 from pathopatch.report.area_reliance import Example
 from pathopatch.slides import Slide

@@ -16,7 +16,7 @@ from pathopatch.stages.batch.run import Call, Failure, each_slide
 
 _CHOSEN = {"method", "mask", "frozen", "choose", "bins", "composing", "gerne", "groupdro", "groups_from", "interior"}
 """Settings by which a user has chosen how to train."""
-_VIEW = ("frozen", "choose", "mask", "interior", "architecture", "pretrained", "timm_args", "input_px")
+_VIEW = ("frozen", "choose", "mask", "interior", "architecture", "pretrained", "timm_args", "input_px", "pooling")
 """Settings on which the features of a frozen network depend."""
 
 
@@ -39,8 +39,8 @@ def recommended(work: Path, config: TrainConfig) -> tuple[TrainConfig, str]:
     if not LEARNT_BY_STEPS & given.keys():
         own = {"choose": True} if is_of_tissue else {}
         chosen = TrainConfig.model_validate(given | {"frozen": True} | own)
-        what = "validation chooses masked erm, masked resample or interior erm" if is_of_tissue else "gerne"
-        what = "interior erm, without validation" if is_of_tissue and chosen.select == "last" else what
+        what = "validation chooses masked erm, masked resample or erm on crops" if is_of_tissue else "gerne"
+        what = "masked erm or crops, without validation" if is_of_tissue and chosen.select == "last" else what
         return chosen, f"train: {chosen.architecture}, frozen; {what}. From scratch: [train] architecture"
     if not is_of_tissue:
         return config, ""

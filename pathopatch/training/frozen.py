@@ -7,9 +7,10 @@ is kept is solved on all of them.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from pathopatch.models.frozen import CROPPED_PX, WHOLE_PX, FeatureFunction, Froz
 from pathopatch.models.interior import CropChoice, cut_crops, has_crop
 from pathopatch.models.networks import InteriorCrops, build_network, weights_path
 from pathopatch.models.spec import BackboneSpec
+from pathopatch.training.choice import ASKED, MOST_WITHOUT_CROP, N_ASKED, Comparison, Tried, comparison, ranked, steady
 from pathopatch.training.convex import LogisticRegression, second_moments_of, solve_method, solver_factor
 from pathopatch.training.crops import choose_crops, patches_with_crop
 from pathopatch.training.dataset import PatchMasks, PatchSet
@@ -49,15 +51,11 @@ from pathopatch.training.selection import (
     check_validation,
     choose_threshold,
     criterion,
-    lacks_a_group,
-    score,
     table_shape,
 )
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """L2 penalties of a head, of which validation chooses one."""
-CHOICES = (("normalise", "erm"), ("normalise", "resample"), ("interior", "erm"))
-"""Mask and method of the heads that ``choose`` compares; the last is taken where validation lacks a group."""
 _BATCH = 256
 _COMPARED = 8  # training patches of which a bundle must give the head's answers
 _ROUNDING = 1e-3  # of features: OpenVINO's differ by 5e-5 in logits, those of a network with other heads by 8e-3
@@ -196,7 +194,7 @@ def open_backbone(config: TrainConfig, channels: Sequence[str] | int, *, n_class
     known = BACKBONES.get(config.architecture)
     form = BackboneSpec(
         side_px=known.input_px if known else WHOLE_PX,
-        pooling="maps" if config.mask != "none" else known.pooling if known else "final",
+        pooling=config.pooling or ("maps" if config.mask != "none" else known.pooling if known else "final"),
         by_channel=names != ("R", "G", "B"),
         **weights_facts(config.architecture, file),
     )
@@ -300,8 +298,6 @@ def fit_frozen(
     With `inner_folds` train and val are divided anew by patient, each part validates once, and the chosen head is
     solved on all patches; of fewer patients each is a part. Errors are those of `fit_arrays`.
     """
-    read = read_features or FeatureReader(config.threads)
-    n_classes, _ = table_shape(train, val)
     sets = [train] if val is None or not len(val) else [train, val]
     data = _joined(sets)
     is_train = np.arange(len(data)) < len(train)
@@ -309,64 +305,26 @@ def fit_frozen(
     # With "last" nothing is chosen, and val stays unseen. Of one patient no part validates.
     inner_folds = min(inner_folds, n_units) if selects and n_units > 1 else 0
     fold = _inner_folds(data, inner_folds, config.seed) if inner_folds else np.where(is_train, -1, 0)
-    validated = data.rows(fold >= 0)
+    kept = np.ones(len(data), np.bool_) if inner_folds else is_train  # what the head that is kept is solved on
+    n_classes, _ = table_shape(train, val)
+    heads = _Heads(sets, data, fold, kept, n_classes, config, read_features or FeatureReader(config.threads))
     if selects:
         every_group = not config.choose and needs_groups(method_of(config))
-        check_validation(validated, needs_groups=every_group, select=config.select, seed=config.seed)
-    views: dict[str, _View] = {}
-    history: list[dict[str, Any]] = []
-    best: tuple[list[float], TrainConfig, Logits] | None = None
-    failed: PathopatchError | None = None
-    is_extrapolated, largest_s = False, None
-    kept = np.ones(len(data), np.bool_) if inner_folds else is_train  # what the head that is kept is solved on
-    candidates = _candidates(data, config, lacks_group=lacks_a_group(validated))
-    while candidates:
-        candidate = candidates.pop(0)
-        try:
-            if candidate.mask not in views:
-                views[candidate.mask] = _view(sets, data, candidate, read, n_classes=n_classes)
-            view = views[candidate.mask]
-            if not selects:
-                best = [], candidate, np.empty((0, n_classes))
-                break
-            logits = _validation_logits(data, fold, view, candidate, n_classes)
-        except (GroupEmptyError, InputUnsupportedError) as error:  # no patch of a group, no crop; another head may do
-            failed = error
-            continue
-        measures = criterion(
-            logits,
-            validated.label,
-            validated.attribute,
-            validated.tissue_fraction,
-            tune_threshold=config.tune_threshold,
-            sensitivity=config.sensitivity,
-            answered=view.answered(fold >= 0),
-        )
-        shown = {f"val_{name}": measures[name] for name in ("wga", "wga_at_zero", "gba", "equal_area", "nll")}
-        history.append({"step": 1, **head_choice(candidate), **shown})
-        own_score = score(measures, config.select)
-        if best is None or own_score > best[0]:  # of equals the first stays
-            best = own_score, candidate, logits
-        if not candidates and config.method == "gerne" and not is_extrapolated:
-            # s is searched at the penalty that suits s = 1: both together would take five times as long.
-            solved = [*(fold != number for number in np.unique(fold[fold >= 0])), kept]
-            sets = [data.rows(rows & view.has_answer) for rows in solved]
-            space, is_extrapolated = search_space(sets, best[1], TuneConfig()), True
-            points = [point for point in space.grid if point["c"] * (point["beta"] + 1) != config.gerne.s]
-            candidates, largest_s = [best[1].with_trial(point) for point in points], space.largest_s
-    if best is None:
-        assert failed is not None  # there is a candidate at least
-        raise failed
-    _, chosen, logits = best
-    view = views[chosen.mask]
+        check_validation(heads.validated, needs_groups=every_group, select=config.select, seed=config.seed)
+    by = comparison(config, data, heads.validated)
+    tried, largest_s = _tried(heads, by, selects=selects)
+    best = _kept(heads, ranked(tried, by)) if selects else tried[0]
+    if by.reason:
+        warnings.warn(by.reason, UserWarning, stacklevel=2)
+    chosen, view = best.config, heads.view(best.config)
     network: Any = view.backbone.network
     head = _solve(data, kept, view, chosen, n_classes)
     head.apply_to(network.classifier)
     decision = DecisionThreshold()
     if selects:
         decision = choose_threshold(
-            logits,
-            validated,
+            best.logits,
+            heads.validated,
             tune_threshold=config.tune_threshold,
             sensitivity=config.sensitivity,
             answered=view.answered(fold >= 0),
@@ -375,12 +333,13 @@ def fit_frozen(
     asked = index[np.linspace(0, len(index) - 1, _COMPARED).astype(np.int64)]
     without_crop = int((~view.has_answer[is_train]).sum()), int((~view.has_answer[~is_train]).sum())
     network = network if view.crops is None else InteriorCrops(network, view.crops.crop_px)
+    margin = best.logits[:, 1] - best.logits[:, 0]
     return TrainingResult(
         network=network.eval().requires_grad_(False),
         mean=view.backbone.mean,
         std=view.backbone.std,
         step=1,
-        history=tuple(history),
+        history=tuple(each.row for each in tried if each.row),
         decision_threshold=decision.threshold,
         decision_chosen_for=decision.chosen_for,
         temperature=decision.temperature,
@@ -391,9 +350,7 @@ def fit_frozen(
         without_crop=without_crop,
         settings=chosen.with_crops(None if view.crops is None else view.crops.crop_px),
         inner_fold_logit=(
-            dict(zip(data.patch_id.tolist(), (logits[:, 1] - logits[:, 0]).tolist(), strict=True))
-            if inner_folds and selects
-            else None
+            dict(zip(data.patch_id.tolist(), margin.tolist(), strict=True)) if inner_folds and selects else None
         ),
         backbone=view.backbone.network.form,
         compare=partial(head.compare, patches=train.rows(asked), features=view.features[asked]),
@@ -401,21 +358,127 @@ def fit_frozen(
     )
 
 
-def _candidates(data: PatchSet, config: TrainConfig, *, lacks_group: bool) -> list[TrainConfig]:
-    """Return the settings of the heads that validation compares; the penalties of each way one after another."""
-    ways: list[dict[str, Any]] = [{}]
-    if config.choose:
-        # Without patches that conflict with the shortcut no validation tells which head follows it: crops cannot.
-        choices = CHOICES[-1:] if lacks_group or config.select == "last" else CHOICES
-        ways = [{"mask": mask, "method": name, "choose": False} for mask, name in choices]
-    if config.select == "last":
-        return [config.model_copy(update=ways[0])]
-    return [config.model_copy(update={**way, "weight_decay": penalty}) for way in ways for penalty in PENALTIES]
+def _tried(heads: _Heads, by: Comparison, *, selects: bool) -> tuple[list[Tried], float | None]:
+    """Return the heads that validation compares, and of gerne the bound of s, where one is met.
+
+    Without selection it is the first head that there is.
+    """
+    config = heads.config
+    ways = [config.model_copy(update={**way, "choose": False}) for way in by.ways]
+    penalties = PENALTIES if selects else (config.weight_decay,)
+    candidates = [way.model_copy(update={"weight_decay": penalty}) for way in ways for penalty in penalties]
+    tried: list[Tried] = []
+    failed: PathopatchError | None = None
+    is_extrapolated, largest_s = False, None
+    while candidates:
+        candidate = candidates.pop(0)
+        try:
+            if not selects:
+                heads.view(candidate)
+                return [Tried(candidate, np.empty((0, heads.n_classes)), {}, {})], None
+            tried.append(heads.validate(candidate))
+        except (GroupEmptyError, InputUnsupportedError) as error:  # no patch of a group, no crop; another head may do
+            failed = error
+            continue
+        if not candidates and config.method == "gerne" and not is_extrapolated:
+            # s is searched at the penalty that suits s = 1: both together would take five times as long.
+            best = ranked(tried, by)[0].config
+            space, is_extrapolated = search_space(heads.solved_on(best), best, TuneConfig()), True
+            points = [point for point in space.grid if point["c"] * (point["beta"] + 1) != config.gerne.s]
+            candidates, largest_s = [best.with_trial(point) for point in points], space.largest_s
+    if not tried:
+        assert failed is not None  # there is a candidate at least
+        raise failed
+    return tried, largest_s
+
+
+def _kept(heads: _Heads, ordered: Sequence[Tried]) -> Tried:
+    """Return the head that is kept, of those that validation compared, best first."""
+    if not heads.config.choose or heads.n_classes > 2:
+        return ordered[0]
+    best, is_steady = steady(ordered, heads.margins_at_areas)
+    if not is_steady:
+        warnings.warn(
+            "where the tissue area of validation patches is set, the answers of each head follow it; the one that "
+            f"follows least is kept: the area explains {100 * best.row['val_eta']:.0f} % of their variance",
+            UserWarning,
+            stacklevel=2,
+        )
+    return best
+
+
+@dataclass(frozen=True, eq=False)
+class _Heads:
+    """What the heads of a run are solved on, and validated by."""
+
+    sets: Sequence[PatchSet]
+    data: PatchSet  # of all sets, without pixels
+    fold: NDArray[np.int64]  # (N,): in which each patch validates; -1: it trains alone
+    kept: NDArray[np.bool_]  # (N,): what the head that is kept is solved on
+    n_classes: int
+    config: TrainConfig
+    read: FeatureReader
+    views: dict[str, _View] = field(default_factory=dict)  # by mask
+    of_asked: dict[str, Features] = field(default_factory=dict)
+
+    @cached_property
+    def validated(self) -> PatchSet:
+        """Patches that validate."""
+        return self.data.rows(self.fold >= 0)
+
+    def view(self, config: TrainConfig) -> _View:
+        """Return what the heads have in common that see patches as these settings say."""
+        if config.mask not in self.views:
+            least = {"most_without_crop": MOST_WITHOUT_CROP} if self.config.choose else {}
+            self.views[config.mask] = _view(self.sets, self.data, config, self.read, n_classes=self.n_classes, **least)
+        return self.views[config.mask]
+
+    def solved_on(self, config: TrainConfig) -> list[PatchSet]:
+        """Return the patches that each fold's head is solved on, and those of the head that is kept."""
+        has_answer = self.view(config).has_answer
+        parts = [*(self.fold != number for number in np.unique(self.fold[self.fold >= 0])), self.kept]
+        return [self.data.rows(rows & has_answer) for rows in parts]
+
+    def validate(self, config: TrainConfig) -> Tried:
+        """Return a head's answers to the patches that validate, each by a head that was solved without its fold."""
+        view, rows = self.view(config), self.fold >= 0
+        logits = np.empty((len(self.data), self.n_classes))
+        for number in np.unique(self.fold[rows]):
+            held_out = self.fold == number
+            head = _solve(self.data, ~held_out, view, config, self.n_classes)
+            logits[held_out] = head.logits(view.features[held_out])
+        measures = criterion(
+            logits[rows],
+            self.validated.label,
+            self.validated.attribute,
+            self.validated.tissue_fraction,
+            tune_threshold=config.tune_threshold,
+            sensitivity=config.sensitivity,
+            answered=view.answered(rows),
+        )
+        shown = {f"val_{name}": measures[name] for name in ("wga", "wga_at_zero", "gba", "equal_area", "nll")}
+        return Tried(config, logits[rows], measures, {"step": 1, **head_choice(config), **shown})
+
+    def margins_at_areas(self, tried: Tried) -> NDArray[np.float64]:
+        """Return margins (n, T) of validation patches at the areas of `ASKED`, by heads solved without their fold."""
+        view = self.view(tried.config)
+        asked = np.flatnonzero(self.fold >= 0)[draw_pool(self.validated, N_ASKED)]
+        if tried.config.mask not in self.of_asked:
+            self.of_asked[tried.config.mask] = _of_versions(self.sets, asked, view.backbone, self.read, ASKED)
+        of_asked = self.of_asked[tried.config.mask]
+        margins = np.empty(of_asked.shape[:2])
+        for number in np.unique(self.fold[asked]):
+            own = self.fold[asked] == number
+            head = _solve(self.data, self.fold != number, view, tried.config, self.n_classes)
+            logits = head.logits(of_asked[own].reshape(-1, of_asked.shape[2]))
+            margins[own] = (logits[:, 1] - logits[:, 0]).reshape(-1, len(ASKED))
+        return margins
 
 
 def head_choice(config: TrainConfig) -> dict[str, Any]:
     """Return what validation may choose of a head's settings, as plain values."""
     own = {"mask": config.mask, "method": config.method, "weight_decay": config.weight_decay}
+    own |= {"invariance": config.invariance} if config.invariance else {}
     return own | ({"s": config.gerne.s} if config.method == "gerne" else {})
 
 
@@ -437,14 +500,22 @@ def _inner_folds(data: PatchSet, count: int, seed: int) -> NDArray[np.int64]:
 
 
 def _view(
-    sets: Sequence[PatchSet], data: PatchSet, config: TrainConfig, read: FeatureReader, *, n_classes: int
+    sets: Sequence[PatchSet],
+    data: PatchSet,
+    config: TrainConfig,
+    read: FeatureReader,
+    *,
+    n_classes: int,
+    most_without_crop: float = 1.0,
 ) -> _View:
-    """Return what the heads have in common that see the patches as `config` says."""
+    """Return what the heads have in common that see the patches as `config` says; refuse it with too few crops."""
     crops, has_answer = None, np.ones(len(data), np.bool_)
     if config.mask == "interior":
         crops = choose_crops(sets[0], config)
         config = config.with_crops(crops.crop_px)
         has_answer = patches_with_crop(data, crops.crop_px)
+        if (share := 1 - has_answer[: len(sets[0])].mean()) > most_without_crop:
+            raise InputUnsupportedError(f"{100 * share:.0f} % of the training patches hold no crop")
     source = sets[0].source
     channels = source.channels if source is not None and source.channels else sets[0].read(slice(0, 1)).shape[1]
     backbone = open_backbone(config, channels, n_classes=n_classes)
@@ -465,23 +536,20 @@ def _view(
     mean, std = fitted.mean(axis=0, dtype=np.float64), fitted.std(axis=0, dtype=np.float64)
     std[std < 1e-6 * (1 + np.abs(mean))] = 1.0  # a constant feature
     moments = second_moments_of(fitted, mean=mean, std=std)
-    pool, of_versions = np.empty(0, np.int64), [np.empty((0, len(EDITS), features.shape[1]), np.float32)]
-    if config.invariance:
-        pool = draw_pool(data)
-        of_set = [pool[pool < len(sets[0])], pool[pool >= len(sets[0])] - len(sets[0])]
-        of_versions = [read.of_versions(*each, backbone, EDITS) for each in zip(sets, of_set, strict=False)]
-    return _View(backbone, features, has_answer, crops, mean, std, moments, pool, np.concatenate(of_versions))
+    pool = draw_pool(data) if config.invariance else np.empty(0, np.int64)
+    of_pool = _of_versions(sets, pool, backbone, read, EDITS)
+    return _View(backbone, features, has_answer, crops, mean, std, moments, pool, of_pool)
 
 
-def _validation_logits(
-    data: PatchSet, fold: NDArray[np.int64], view: _View, config: TrainConfig, n_classes: int
-) -> Logits:
-    """Return the logits (n, K) of the patches that validate, each by a head that was solved without its fold."""
-    logits = np.empty((len(data), n_classes))
-    for number in np.unique(fold[fold >= 0]):
-        held_out = fold == number
-        logits[held_out] = _solve(data, ~held_out, view, config, n_classes).logits(view.features[held_out])
-    return logits[fold >= 0]
+def _of_versions(
+    sets: Sequence[PatchSet], index: NDArray[np.int64], backbone: Backbone, read: FeatureReader, edits: Edits
+) -> Features:
+    """Return features (n, V, D) of the versions of patches at a rising `index` of all sets together."""
+    first = len(sets[0])
+    parts = [index[index < first], index[index >= first] - first]
+    none = np.empty((0, len(edits), backbone.network.classifier.in_features), np.float32)
+    made = [read.of_versions(of, own, backbone, edits) for of, own in zip(sets, parts, strict=False) if len(own)]
+    return np.concatenate([none, *made])
 
 
 def _solve(data: PatchSet, rows: NDArray[np.bool_], view: _View, config: TrainConfig, n_classes: int) -> Head:
@@ -494,10 +562,10 @@ def _solve(data: PatchSet, rows: NDArray[np.bool_], view: _View, config: TrainCo
         label,
         mean=view.mean,
         std=view.std,
-        factor=view.factor(rows, config.weight_decay, config.invariance),
+        factor=view.factor(rows, config.weight_decay, config.invariance or 0.0),
         n_classes=n_classes,
         penalty=config.weight_decay,
-        metric=view.metric(rows, config.invariance),
+        metric=view.metric(rows, config.invariance or 0.0),
     )
     objective = method.objective(gerne.cell_counts(label, attribute))
     samples = label, attribute, data.tissue_fraction[index]

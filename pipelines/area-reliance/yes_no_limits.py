@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pathopatch.debias.interventions import AREAS
-from pathopatch.evaluation.area_reliance import MARGINS, adj, adj_of_answers, eta
+from pathopatch.metrics.area_response import MARGINS, adj, adj_of_answers, eta
 
 N = 20_000
 SLOPES = np.linspace(0, 2.5, 26)

@@ -9,7 +9,7 @@ import pytest
 
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError, TableError
 from pathopatch.evaluation.answers import match_places, read_answers
-from pathopatch.evaluation.area_reliance import MARGINS, YES_NO
+from pathopatch.metrics.area_response import MARGINS, YES_NO
 
 NAMES = ("a.png", "b.png", "c.png")
 CORNERS = np.array([(10, 10), (30, 10), (10, 30)])

@@ -15,10 +15,8 @@ from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, 
 from pathopatch.debias.interventions import AREAS, N_EDITS, PLACEBOS, EditedPatch, edits, set_area
 from pathopatch.evaluation import area_reliance
 from pathopatch.evaluation.area_reliance import (
-    adj,
     ask,
     audit_model,
-    eta,
     judge,
     limits_text,
     margins_of,
@@ -27,6 +25,7 @@ from pathopatch.evaluation.area_reliance import (
     responses_of,
     within_answers,
 )
+from pathopatch.metrics.area_response import adj, eta
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.forward import Ensemble
 from pathopatch.models.loading import load_model

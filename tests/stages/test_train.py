@@ -29,7 +29,7 @@ def test_who_says_nothing_gets_a_frozen_network_whose_head_is_chosen(tmp_path: P
     assert (chosen.frozen, chosen.choose, chosen.threshold) == (True, True, 0.5)
     assert chosen.run_name == "chosen-t0.5-s3"
     assert text.startswith("train: tf_efficientnet_lite0, frozen; validation chooses")
-    assert "frozen; interior erm, without validation" in recommended(tmp_path, TrainConfig(select="last"))[1]
+    assert "frozen; masked erm or crops, without validation" in recommended(tmp_path, TrainConfig(select="last"))[1]
     for own in ({"method": "gerne"}, {"mask": "none"}, {"gerne": {"c": 1.0}}, {"frozen": True}):
         assert recommended(tmp_path, small_config(**own)) == (small_config(**own), "")
     groups = read_table(tmp_path / "groups.parquet").assign(attribute="scanner")

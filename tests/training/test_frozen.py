@@ -29,7 +29,8 @@ from pathopatch.models.frozen import open_features
 from pathopatch.models.loading import load_model
 from pathopatch.models.runtime import patches_per_pass
 from pathopatch.stages.groups import fold_tables, write_folds
-from pathopatch.training import feature_cache, frozen
+from pathopatch.training import choice, feature_cache, frozen
+from pathopatch.training.choice import Tried
 from pathopatch.training.dataset import PatchMasks, PatchSet
 from pathopatch.training.fit import fit_arrays
 from pathopatch.training.frozen import Backbone, fit_frozen
@@ -129,37 +130,80 @@ def test_inner_folds_divide_no_patient_and_all_patches_are_learnt(
     assert (np.sum([~rows for rows in inner[:4]], axis=0) == 1).all()  # each patch validates once
 
 
-def test_without_conflicting_validation_patches_the_chosen_head_is_interior(weights: Path) -> None:
-    patches = replace(toy([[12, 12], [12, 12]], seed=0, side=32))
-    patches = replace(patches, x=np.repeat(patches.read(slice(0, 48))[:, :1], 3, 1).astype(np.float16))
-    conflicting = patches.label != patches.attribute
-    val = patches.rows(~conflicting)
-    config = config_of(weights, choose=True, input_px=32, interior={})
-    found = fit_frozen(patches, val, config)
-    assert {row["mask"] for row in found.history} == {"interior"}
-    assert found.settings.mask == "interior"
-    assert found.crops is not None
+def of_colour(n_per_cell: list[list[int]]) -> PatchSet:
+    """Patches of three equal channels, of whose tissue both amounts hold a crop."""
+    patches = toy(n_per_cell, seed=0, side=32)
+    fraction = np.where(patches.attribute == 1, 0.9, 0.4)
+    rows = np.arange(32)[:, None] < np.rint(32 * fraction)[:, None, None] * np.ones(32)
+    x = np.repeat(patches.read(slice(None))[:, :1], 3, 1).astype(np.float16)
+    patient = np.array([f"p{row % 16}" for row in range(len(patches))])
+    tissue = PatchMasks(pack_masks(rows), 32)
+    return replace(patches, x=x, tissue_fraction=fraction, tissue=tissue, patient=patient)
 
 
 def test_choose_compares_masked_heads_and_interior_crops(weights: Path) -> None:
-    patches = toy([[12, 12], [12, 12]], seed=0, side=32)
-    patches = replace(patches, x=np.repeat(patches.read(slice(0, 48))[:, :1], 3, 1).astype(np.float16))
+    patches = of_colour([[12, 12], [12, 12]])
     found = fit_frozen(patches, patches, config_of(weights, choose=True))
-    assert {(row["mask"], row["method"]) for row in found.history} == set(frozen.CHOICES)
-    best = max(found.history, key=lambda row: (row["val_wga"], row["val_gba"], -row["val_nll"]))
-    assert (found.settings.mask, found.settings.method) == (best["mask"], best["method"])
+    ways = [("normalise", "erm"), ("normalise", "resample"), ("interior", "erm")]
+    assert {(row["mask"], row["method"]) for row in found.history} == set(ways)
+    assert {row.get("invariance") for row in found.history if row["mask"] == "normalise"} == {choice.INVARIANCE}
+    ordered = sorted(found.history, key=lambda row: (row["val_wga"], row["val_gba"], -row["val_nll"]))
+    asked = [row for row in found.history if "val_eta" in row]
+    assert ordered[-len(asked) :] == sorted(asked, key=ordered.index)  # the best ones
+    assert (found.settings.mask, found.settings.method) == (asked[-1]["mask"], asked[-1]["method"])
 
 
-def test_choose_takes_crops_where_nothing_validates(weights: Path) -> None:
-    patches = toy([[12, 12], [12, 12]], seed=0, side=32)
-    patches = replace(patches, x=np.repeat(patches.read(slice(0, 48))[:, :1], 3, 1).astype(np.float16))
-    found = fit_frozen(patches, None, config_of(weights, choose=True, select="last"))
-    assert (found.settings.mask, found.settings.method) == ("interior", "erm")
+@pytest.mark.parametrize(
+    ("cells", "select", "masks"),
+    [
+        ([[24, 0], [0, 24]], "wga", {"interior", "normalise"}),  # the area alone tells
+        ([[24, 0], [0, 24]], "last", {"interior"}),
+        ([[24, 24], [24, 24]], "last", {"normalise"}),
+        ([[24, 0], [24, 0]], "wga", {"normalise"}),  # a group is empty, and nothing tells
+        ([[24, 9], [24, 24]], "wga", {"normalise"}),
+    ],
+)
+def test_where_validation_cannot_tell_the_area_of_the_data_decides(
+    weights: Path, cells: list[list[int]], select: str, masks: set[str]
+) -> None:
+    patches = of_colour(cells)
+    with pytest.warns(UserWarning, match=r"a group has \d of at least 10|nothing validates"):
+        found = fit_frozen(patches, patches, config_of(weights, choose=True, input_px=32, select=select))
+    assert {row["mask"] for row in found.history} == (masks if select == "wga" else set())
+    assert (found.settings.mask, found.settings.method) == ("interior" if "interior" in masks else "normalise", "erm")
+    assert (found.crops is not None) == ("interior" in masks)
+
+
+def head_of(mask: str, wga: float, equal_area: float) -> Tried:
+    measures = {"wga": wga, "equal_area": equal_area, "gba": 0.5, "nll": 1.0}
+    return Tried(TrainConfig(frozen=True, method="erm", mask=mask), np.empty((0, 2)), measures, {})
+
+
+def test_crops_that_lose_at_equal_area_are_never_taken() -> None:
+    by = choice.Comparison(({}, {}), "wga")
+    masked, crops = head_of("normalise", 0.6, 0.9), head_of("interior", 0.7, 0.885)
+    assert choice.ranked([masked, crops], by) == [crops, masked]
+    assert choice.ranked([masked, head_of("interior", 0.7, 0.87)], by) == [masked]
+    assert choice.ranked([masked, head_of("interior", 0.7, np.nan)], by)[0].config.mask == "interior"
+    for_area = replace(by, select="equal_area", prefers_crops=True)
+    assert choice.ranked([masked, crops], for_area) == [crops, masked]
+
+
+def test_the_best_head_that_stays_is_taken_or_the_one_that_moves_least() -> None:
+    rng = np.random.default_rng(0)
+    own = rng.normal(size=(100, 1)) + 0.01 * rng.normal(size=(100, 4))
+    by_area = np.linspace(-1, 1, 4)
+    heads = [head_of("normalise", wga, 0.9) for wga in (0.9, 0.8, 0.7)]
+    moves = dict(zip(map(id, heads), (2.0, 1.0, 0.1), strict=True))
+    found, is_steady = choice.steady(heads, lambda head: own + moves[id(head)] * by_area)
+    assert (found, is_steady) == (heads[2], True)
+    found, is_steady = choice.steady(heads[:2], lambda head: own + moves[id(head)] * by_area)
+    assert (found, is_steady) == (heads[1], False)
+    assert choice.steady(heads, lambda head: np.full((100, 4), np.nan)) == (heads[0], True)  # nothing was measured
 
 
 def test_choose_does_without_crops_where_no_tissue_holds_one(weights: Path) -> None:
-    patches = toy([[12, 12], [12, 12]], seed=0, side=32)
-    patches = replace(patches, x=np.repeat(patches.read(slice(0, 48))[:, :1], 3, 1).astype(np.float16))
+    patches = of_colour([[12, 12], [12, 12]])
     thin = np.zeros((48, 32, 32), np.bool_)
     thin[:, :, ::4] = True
     patches = replace(patches, tissue=PatchMasks(pack_masks(thin), 32))

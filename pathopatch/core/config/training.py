@@ -188,9 +188,12 @@ class TrainConfig(Config):
     """Solve a linear head on a pretrained network, whose weights stay. Without an architecture: EfficientNet-Lite0."""
     choose: bool = False
     """frozen: validation chooses among masked erm, masked resample and interior erm."""
-    invariance: float = Field(default=0.0, ge=0)
+    invariance: float | None = Field(default=None, ge=0)
     """frozen: what the head pays where its answer moves with the tissue area, which is set on training patches.
-    10 is a good value; 0: nothing."""
+    None: 10 for the masked heads of `choose`, else 0, which is nothing."""
+    pooling: Literal["final", "maps"] | None = None
+    """frozen: final: the network's own; maps: the means of its maps of strides 8, 16 and 32. None: maps with a mask,
+    else final."""
     inner_folds: int = Field(default=5, ge=3)
     """frozen, under [splits] folds: parts of train and val that validate in turn; the head is solved on all.
     Of fewer patients, or blocks, each is a part."""
@@ -296,6 +299,10 @@ class TrainConfig(Config):
             raise ValueError("bins need a network that is trained: leave out frozen, or bins")
         if self.invariance and not self.frozen:
             raise ValueError("invariance is of the head of a frozen network: it needs frozen = true")
+        if self.pooling and not self.frozen:
+            raise ValueError("pooling is of the features of a frozen network: it needs frozen = true")
+        if self.pooling == "final" and (self.choose or self.mask != "none"):
+            raise ValueError("a mask needs the network's maps: leave out pooling, or mask and choose")
         if self.choose and not self.frozen:
             raise ValueError("choose compares heads of a frozen network: it needs frozen = true")
         if self.choose and (self.method, self.mask) != ("erm", "none"):
