@@ -14,14 +14,14 @@ import cv2
 import numpy as np
 import openslide
 
-from pathopatch.core.errors import ChannelMismatchError, InputMissingError, InputUnsupportedError, PathopatchError
+from pathopatch.core.errors import ChannelMismatchError, InputMissingError, InputUnsupportedError
 from pathopatch.core.input_files import open_regular, require_regular
 from pathopatch.slides.background import Background
 from pathopatch.slides.czi import CZI_SIGNATURE, CziSlide
 from pathopatch.slides.dicom import level_of_false_colours, linked_apart, series_of, slide_files
 from pathopatch.slides.image_file import SUFFIXES, JpegPngSlide
 from pathopatch.slides.integrity import TIFF_SIGNATURES, OpenedFile, checked_tiff, corrupt, unsupported
-from pathopatch.slides.resample import PixelsAndOpacity, nominal_downsample
+from pathopatch.slides.resample import ORIENTATION_TAG, PixelsAndOpacity, is_same_field, nominal_downsample
 from pathopatch.slides.resolution import RGB, Level, Resolution, SlideFacts, icc_name, resolution
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.slide_file import SlideOptions, plane_slice
@@ -31,7 +31,14 @@ from pathopatch.slides.tiff import TiffSlide
 from pathopatch.slides.trial import require_harmless
 
 _CHANNEL = r"\s*[A-Za-z][A-Za-z0-9_.-]*\s*="
-_JPEG, _JPEG_2000_RGB = 7, 33005  # TIFF compressions of Aperio slides
+# The first and only one: of several OpenSlide takes the last.
+_APERIO_MPP = r"(?s)(?!.*MPP.*MPP).*\|\s*MPP\s*=\s*[\d.]+\s*(\||$)"
+# By these libjpeg knows RGB in the head of a JPEG: Adobe's marker, and components that are named by their letters.
+_JPEG_IN_RGB = rb"(?s)Adobe.{6}\0|\xff[\xc0-\xc2].{7}\x03R..G"
+_JPEG_HEAD_BYTES = 2048
+# Compression, photometric and "is JFIF" of pages. OpenSlide keeps JPEG 2000 in YCbCr, which it converts itself, and
+# JFIF that is said to be RGB, which it believes.
+_DECODED_ALIKE = ((7, 2, False), (7, 6, False), (7, 6, True), (33005, 2, False))
 _TIFF_SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif", ".btf", ".tf8", ".qptiff")
 _MOST_LIST_BYTES = 2**20  # OpenSlide refuses longer lists
 
@@ -201,62 +208,46 @@ def _is_for_openslide(path: Path) -> bool:
     with checked_tiff(path) as tiff:
         first = tiff.pages[0]
         is_plain_rgb = first.bitspersample == 8 and first.samplesperpixel == 3
-        if tiff.is_ome or not is_plain_rgb:
+        if tiff.is_ome or not is_plain_rgb or _is_plain_aperio(tiff):
             return False
     require_harmless(path)
     if openslide.OpenSlide.detect_format(path) in (None, "generic-tiff"):
         return False
     try:
-        with openslide.OpenSlide(path) as handle:
-            return not _is_equal_aperio(path, handle)
+        openslide.OpenSlide(path).close()
     except openslide.OpenSlideError:
         return False
+    return True
 
 
-def _is_equal_aperio(path: Path, handle: Any) -> bool:
-    """Return whether `TiffSlide` reads a file as OpenSlide does (its handle): an Aperio slide of plain tiles."""
+def _is_plain_aperio(tiff: Any) -> bool:
+    """Return whether `TiffSlide` reads a file as OpenSlide does: an Aperio slide of plain levels, by its tags."""
     # Decoded directly, the slide is read several times faster. OpenSlide hands JPEG and JPEG 2000 tiles to the same
-    # kind of decoder as imagecodecs, so the stored pixels are equal by construction. OpenSlide keeps JPEG 2000 in
-    # YCbCr, which it converts itself, and tiles without any bytes, which it fills from a coarser level.
-    if handle.properties.get(openslide.PROPERTY_NAME_VENDOR) != "aperio":
+    # kind of decoder as imagecodecs, so the stored pixels are equal by construction, and tests compare them. Slides
+    # without an mpp, whose resolution tags mean nothing, and tiled pages that tifffile takes for no level stay with it.
+    levels = [level.keyframe for level in tiff.series[0].levels]
+    sizes = [(int(page.imagewidth), int(page.imagelength)) for page in levels]
+    return bool(
+        tiff.is_svs
+        and re.match(_APERIO_MPP, levels[0].description)
+        and len(levels) == sum(page.is_tiled for page in tiff.pages)
+        and all(is_same_field(sizes[0], size) for size in sizes)
+        and all(map(_is_plain_level, levels))
+    )
+
+
+def _is_plain_level(page: Any) -> bool:
+    """Return whether a level is made of upright tiles, all written, of uint8 RGB that both decode alike."""
+    # OpenSlide turns no slide upright, and fills tiles without any bytes from a coarser level. It believes the tag that
+    # a JPEG is YCbCr, where imagecodecs believes the JPEG.
+    coding = int(page.compression), int(page.photometric), page.is_jfif
+    layout = page.dtype, page.samplesperpixel, int(page.planarconfig), page.tags.valueof(ORIENTATION_TAG, 1)
+    is_alike = coding in _DECODED_ALIKE and layout == (np.uint8, 3, 1, 1)
+    if not is_alike or not page.is_tiled or 0 in (*page.databytecounts, *page.dataoffsets):
         return False
-    with checked_tiff(path) as tiff:
-        if not tiff.is_svs or not all(_is_plain_aperio(level.keyframe, level) for level in tiff.series[0].levels):
-            return False
-        first = tiff.series[0].levels[0].keyframe
-        fullest = int(np.argmax(first.databytecounts))
-        tile = int(first.tilewidth), int(first.tilelength)
-    try:
-        with TiffSlide(path, background="bright") as slide:
-            sizes = tuple((level.width, level.height) for level in slide.levels)
-            if sizes != handle.level_dimensions or slide.facts.resolution.mpp != _openslide_resolution(handle).mpp:
-                return False
-            # At level 0 the tile of most bytes is compared: it shows tissue. At coarser levels it is the first:
-            # elsewhere OpenSlide blurs the pixels of a level whose odd pixel was dropped.
-            across = -(-sizes[0][0] // tile[0])
-            corner = fullest % across * tile[0], fullest // across * tile[1]
-            return all(
-                _is_equal_tile(slide, handle, corner if level == 0 else (0, 0), level, tile)
-                for level in range(len(sizes))
-            )
-    except (PathopatchError, openslide.OpenSlideError):
-        return False
-
-
-def _is_plain_aperio(page: Any, level: Any) -> bool:
-    """Return whether a level is made of tiles, all written, of uint8 RGB that both decode alike."""
-    is_rgb = page.bitspersample == 8 and page.samplesperpixel == 3 and int(page.planarconfig) == 1
-    is_decoded_alike = int(page.compression) in (_JPEG, _JPEG_2000_RGB) and int(page.photometric) in (2, 6)
-    return bool(is_rgb and is_decoded_alike and page.is_tiled and len(level) == 1 and min(page.databytecounts) > 0)
-
-
-def _is_equal_tile(slide: Slide, handle: Any, corner: tuple[int, int], level: int, tile: tuple[int, int]) -> bool:
-    """Return whether a tile (width, height) of a level looks the same through both; the corner is in level-0 px."""
-    box = slide.levels[level]
-    width, height = min(tile[0], box.width - corner[0]), min(tile[1], box.height - corner[1])
-    rgba = np.asarray(handle.read_region(corner, level, (width, height)))
-    direct = slide.read_region(*corner, width, height, level=level)
-    return bool((rgba[..., 3] == 255).all() and np.array_equal(rgba[..., :3].transpose(2, 0, 1), direct))
+    stream = page.parent.filehandle
+    stream.seek(page.dataoffsets[0])
+    return int(page.photometric) != 6 or not re.search(_JPEG_IN_RGB, stream.read(_JPEG_HEAD_BYTES))
 
 
 class OpenSlideSlide(Slide):

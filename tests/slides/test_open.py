@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import made_slides as made
@@ -17,7 +19,6 @@ from pathopatch.core.errors import (
     InputUnsupportedError,
 )
 from pathopatch.slides import Slide, in_order, open_slide, parse_source
-from pathopatch.slides import open as slides_open
 from pathopatch.slides.open import OpenSlideSlide
 from pathopatch.slides.tiff import TiffSlide
 
@@ -341,6 +342,15 @@ def test_a_slide_that_both_decode_alike_is_decoded_directly(options: dict[str, o
         assert_equal_to_openslide(slide, tmp_path / "a.svs")
 
 
+def test_jpeg_in_ycbcr_that_is_no_jfif_is_decoded_directly(tmp_path: Path) -> None:
+    path = tmp_path / "a.svs"
+    made.write_aperio(path, texture(), compression="jpeg")
+    path.write_bytes(path.read_bytes().replace(b"JFIF", b"none"))
+    with open_slide(path) as slide:
+        assert isinstance(slide, TiffSlide)
+        assert_equal_to_openslide(slide, path)
+
+
 def test_jpeg_2000_in_ycbcr_stays_with_openslide(tmp_path: Path) -> None:
     path = tmp_path / "a.svs"
     made.write_aperio(path, texture(), compression="APERIO_JP2000_YCBC", compressionargs={"reversible": True})
@@ -349,29 +359,51 @@ def test_jpeg_2000_in_ycbcr_stays_with_openslide(tmp_path: Path) -> None:
         assert_equal_to_openslide(slide, path)
 
 
-def test_a_slide_with_tiles_that_were_never_written_stays_with_openslide(tmp_path: Path) -> None:
-    made.write_aperio(tmp_path / "a.svs", texture(), compression="jpeg")
-    with tifffile.TiffFile(tmp_path / "a.svs", mode="r+b") as tiff:
-        counts = tiff.pages[0].tags[325]
-        counts.overwrite([*counts.value[:-1], 0])
-    assert isinstance(open_slide(tmp_path / "a.svs"), OpenSlideSlide)
+def overwrite(tag: int, page: int, change: Callable[[Any], object]) -> Callable[[Path], None]:
+    """Return a function that changes the value of one tag of a file."""
+
+    def write(path: Path) -> None:
+        with tifffile.TiffFile(path, mode="r+b") as tiff:
+            found = tiff.pages[page].tags[tag]
+            found.overwrite(change(found.value))
+
+    return write
 
 
-@pytest.mark.parametrize("level", [0, 1])
-def test_a_slide_of_which_a_tile_differs_stays_with_openslide(
-    level: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("options", "change"),
+    [
+        ({}, overwrite(325, 0, lambda counts: [*counts[:-1], 0])),
+        ({}, overwrite(325, 2, lambda counts: [*counts[:-1], 0])),
+        ({}, overwrite(324, 2, lambda offsets: [0, *offsets[1:]])),
+        ({}, overwrite(262, 2, lambda _: 2)),
+        ({"compressionargs": {"outcolorspace": "rgb"}}, overwrite(262, 0, lambda _: 6)),
+        ({}, overwrite(270, 0, lambda text: text.replace("AppMag = 20|", "MPP = 0.25|"))),
+        ({"extratags": [(274, "H", 1, 3, True)]}, None),
+        ({"compression": "deflate"}, None),
+        ({}, overwrite(254, 2, lambda _: 1)),
+        ({}, overwrite(257, 2, lambda height: height // 2)),
+    ],
+    ids=[
+        "a hole",
+        "a hole below",
+        "no place",
+        "JFIF as RGB",
+        "RGB as YCbCr",
+        "two mpp",
+        "turned",
+        "deflate",
+        "a reduced page",
+        "another field",
+    ],
+)
+def test_a_slide_that_the_two_may_take_differently_stays_with_openslide(
+    options: dict[str, Any], change: Callable[[Path], object] | None, tmp_path: Path
 ) -> None:
-    made.write_aperio(tmp_path / "a.svs", texture(), compression="jpeg")
-    levels_compared = []
-    is_equal = slides_open._is_equal_tile
-
-    def spoiled(slide: TiffSlide, handle: object, corner: tuple[int, int], at: int, tile: tuple[int, int]) -> bool:
-        levels_compared.append(at)
-        return is_equal(slide, handle, corner, at, tile) and at != level
-
-    monkeypatch.setattr(slides_open, "_is_equal_tile", spoiled)
+    made.write_aperio(tmp_path / "a.svs", texture(), **{"compression": "jpeg", **options})
+    if change is not None:
+        change(tmp_path / "a.svs")
     assert isinstance(open_slide(tmp_path / "a.svs"), OpenSlideSlide)
-    assert levels_compared == list(range(level + 1))
 
 
 def test_an_aperio_slide_takes_no_mpp_from_its_resolution_tags(tmp_path: Path) -> None:
