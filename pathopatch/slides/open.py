@@ -25,7 +25,14 @@ from pathopatch.slides.resample import PixelsAndOpacity, nominal_downsample
 from pathopatch.slides.resolution import RGB, Level, Resolution, SlideFacts, icc_name, resolution
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.slide_file import SlideOptions, plane_slice
-from pathopatch.slides.slide_paths import WHOLE_FILE, Fragment, is_zarr, split_fragment
+from pathopatch.slides.slide_paths import (
+    MOST_LIST_BYTES,
+    WHOLE_FILE,
+    Fragment,
+    is_zarr,
+    split_fragment,
+    with_companions,
+)
 from pathopatch.slides.stack import ChannelStack
 from pathopatch.slides.tiff import TiffSlide
 from pathopatch.slides.trial import require_harmless
@@ -33,7 +40,6 @@ from pathopatch.slides.trial import require_harmless
 _CHANNEL = r"\s*[A-Za-z][A-Za-z0-9_.-]*\s*="
 _JPEG, _JPEG_2000_RGB = 7, 33005  # TIFF compressions of Aperio slides
 _TIFF_SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif", ".btf", ".tf8", ".qptiff")
-_MOST_LIST_BYTES = 2**20  # OpenSlide refuses longer lists
 
 
 def open_slide(
@@ -263,10 +269,8 @@ class OpenSlideSlide(Slide):
     """A slide read by OpenSlide, in RGB; label, macro and thumbnail images are out of reach."""
 
     def __init__(self, path: Path, *, choice: Fragment = WHOLE_FILE, **options: Unpack[SlideOptions]) -> None:
-        # The pixels of MIRAX lie in a folder beside the file, those of DICOM in a file for each level, or several.
-        beside = path.with_suffix("")
         dicom = slide_files(path)
-        parts = [path, beside] if path.suffix.lower() == ".mrxs" and beside.is_dir() else dicom or [path]
+        parts = dicom or with_companions(path)
         self._path = path = parts[0]
         self._files = tuple(map(OpenedFile.of, parts))
         self._handle: Any = None
@@ -362,7 +366,7 @@ def _refuse_other_folders(path: Path) -> None:
     if listing is None or not listing.is_file():
         return
     with listing.open("rb") as stream:
-        content = stream.read(_MOST_LIST_BYTES).decode("latin-1")
+        content = stream.read(MOST_LIST_BYTES).decode("latin-1")
     for line in content.splitlines():
         name, _, value = line.partition("=")
         if ".." in re.split(r"[/\\]", value.strip()):
