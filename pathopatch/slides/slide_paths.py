@@ -128,10 +128,10 @@ def with_companions(path: Path) -> list[Path]:
 
     Their pixels lie there.
     """
-    suffix = path.suffix.lower()
-    if suffix == ".mrxs":
+    name = str(path).lower()  # not `suffix`, which takes several times as long
+    if name.endswith(".mrxs"):
         return [path, *filter(Path.is_dir, [path.with_suffix("")])]
-    if suffix not in (".vms", ".vmu"):
+    if not name.endswith((".vms", ".vmu")):
         return [path]
     try:
         with open_regular(path) as stream:
