@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import io
 import os
@@ -184,6 +185,7 @@ class _Sigterm:
 def main() -> None:
     """Run the command line: results go to standard output, progress to standard error; exit codes as errors.md says."""
     _open_closed_streams()
+    faulthandler.enable(2, all_threads=False)  # else a library that crashes within a tile ends us without a word
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that cannot be shown must not stop the work on it
             stream.reconfigure(errors="backslashreplace")

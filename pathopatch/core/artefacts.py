@@ -166,6 +166,12 @@ def fingerprint_file(path: Path) -> str:
         raise InputMissingError(f"no file {path}", place=str(path), remedy=remedy) from error
 
 
+def files_fingerprint(paths: Iterable[Path]) -> str:
+    """Return the fingerprint of a file, or of several; raises as `fingerprint_file`."""
+    marks = [fingerprint_file(path) for path in paths]
+    return marks[0] if len(marks) == 1 else fingerprint(marks)
+
+
 def content_fingerprint(paths: Iterable[Path]) -> str:
     """Return a fingerprint of the content of a slide's files, which does not depend on their names."""
     return fingerprint([fingerprint_file(path) for path in paths])

@@ -13,10 +13,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import content_fingerprints
+from pathopatch.core.artefacts import content_fingerprints, files_fingerprint
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputUnsupportedError, MppMissingError
-from pathopatch.features.readers.folder import files_fingerprint
 from pathopatch.features.slide_features import SlideFeatures
 from pathopatch.features.tissue import measure_tissue, measuring_grid
 from pathopatch.patches.analysis import PatchBatch, SlideAnalysis, analyse_slide

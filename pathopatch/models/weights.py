@@ -89,7 +89,7 @@ def require_finite(weights: Path) -> None:
                 raise CheckpointIncompatibleError(
                     f"weights of {name} are {dtype}, bundles have float32",
                     place=str(weights),
-                    remedy="use a bundle that pathopatch wrote",
+                    remedy="store them as float32, or use a bundle that pathopatch wrote",
                 )
             if not np.isfinite(stream.get_tensor(name)).all():
                 raise NonFiniteError(

@@ -197,7 +197,7 @@ def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None 
 
 
 def _correction_warnings(correction: TissueCorrection, tissue: NDArray[np.bool_], path: Path) -> list[str]:
-    """Return a warning if a mask takes away most of the tissue, or none: inverted, mirrored and too small ones do."""
+    """Return a warning if a mask takes away most of the tissue, or none: inverted and too small ones do."""
     lost = (tissue & correction.not_tissue).sum() / max(1, tissue.sum())
     if 0 < lost <= _MOST_LEFT_OUT or (lost == 0 and correction.missed.any()):
         return []

@@ -9,17 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError, PathopatchError, with_code
-from pathopatch.core.input_files import LeftOut, open_regular, walk_files
+from pathopatch.core.input_files import LeftOut, walk_files
 from pathopatch.slides.dicom import series_in, series_of
 from pathopatch.slides.open import open_slide
-from pathopatch.slides.slide_paths import SLIDE_SUFFIXES, is_file, is_folder, is_zarr, split_fragment
+from pathopatch.slides.slide_paths import SLIDE_SUFFIXES, is_file, is_folder, is_zarr, split_fragment, with_companions
 
 _IGNORED = {
     "thumbs.db", "desktop.ini", "@eadir", "__macosx", "lost+found", "system volume information", "$recycle.bin",
     "dicomdir",
 }  # fmt: skip
-_LISTS_OF_FILES = (".vms", ".vmu")  # Hamamatsu's, which name the JPEG files and maps of one slide
-_MOST_LIST_BYTES = 2**16
 _OUTPUTS = {"predictions", "heatmaps", "patches", "features", "report", "runs", "tissue", "index"}
 CHANNELS = (
     "CARS", "TPEF", "SHG", "THG", "SRS", "FLIM", "TPL", "DAPI", "Hoechst", "FITC", "TRITC", "Cy3", "Cy5", "Cy7", "GFP",
@@ -102,7 +100,7 @@ def _walk(
 def _in_folder(folder: Path, names: list[str], left_out: list[LeftOut]) -> dict[Path, str]:
     """Return the files of one folder with their stems; of files that are one slide the first."""
     stems: dict[Path, str] = {}
-    companions = set().union(*(_named_in(folder / name) for name in names if name.lower().endswith(_LISTS_OF_FILES)))
+    companions = {part.name for name in names for part in with_companions(folder / name)[1:]}
     series: dict[str, list[tuple[int, Path]]] = defaultdict(list)
     for name in names:
         path = folder / name
@@ -128,16 +126,6 @@ def _series_of(path: Path) -> tuple[str, int] | None:
         return series_of(path)
     except InputCorruptError:
         return None
-
-
-def _named_in(path: Path) -> set[str]:
-    """Return the names of files that a list of files has behind its equals signs."""
-    try:
-        with open_regular(path) as stream:
-            text = stream.read(_MOST_LIST_BYTES).decode("latin-1")
-    except OSError:
-        return set()
-    return {line.split("=", 1)[1].strip() for line in text.splitlines() if "=" in line}
 
 
 def describe(path: Path, stem: str) -> FoundFile | LeftOut:

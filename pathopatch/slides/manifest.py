@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pathopatch.core.artefacts import content_bytes, fingerprint, fingerprint_file
+from pathopatch.core.artefacts import content_bytes, files_fingerprint, fingerprint, fingerprint_file
 from pathopatch.core.config import MPP_RANGE
 from pathopatch.core.csv_table import TABLE_SUFFIXES, CsvTable, read_csv_table
 from pathopatch.core.errors import DuplicateIdError, PathopatchError
@@ -32,6 +32,7 @@ from pathopatch.slides.slide_paths import (
     is_folder,
     split_fragment,
     valid_slide_id,
+    with_companions,
 )
 
 _REQUIRED = ("slide_id", "patient_id")
@@ -207,7 +208,7 @@ def _check_content(table: CsvTable, rows: list[SlideRow]) -> None:
 def rows_of_same_content(rows: Sequence[SlideRow]) -> Iterator[list[SlideRow]]:
     """Yield groups of rows of which a file holds the same bytes; excluded rows are left out."""
     # Only files of equal size, and equal page or plane, are read: a fingerprint of a whole cohort takes minutes.
-    by_size: dict[tuple[int, tuple[int | None, ...]], list[tuple[SlideRow, Fragment]]] = defaultdict(list)
+    by_size: dict[tuple[int, tuple[int | None, ...]], list[tuple[SlideRow, tuple[Path, ...]]]] = defaultdict(list)
     for row in rows:
         for source in () if row.exclude else row.sources:
             is_whole = is_slide(source)
@@ -215,14 +216,15 @@ def rows_of_same_content(rows: Sequence[SlideRow]) -> Iterator[list[SlideRow]]:
             # A missing or failing file has its own problem, when its slide is opened.
             with suppress(PathopatchError, OSError):
                 if is_whole or fragment.path != source and is_slide(fragment.path):
-                    by_size[content_bytes(Path(fragment.path)), fragment.chosen].append((row, fragment))
+                    parts = with_companions(Path(fragment.path))
+                    by_size[sum(map(content_bytes, parts)), fragment.chosen].append((row, tuple(parts)))
     reported: set[tuple[int, ...]] = set()
     for candidates in by_size.values():
         by_content: dict[str, dict[int, SlideRow]] = defaultdict(dict)
-        fingerprint_of = cache(fingerprint_file)  # rows may name one file thousands of times
-        for row, fragment in candidates if len(candidates) > 1 else ():
+        fingerprint_of = cache(files_fingerprint)  # rows may name one file thousands of times
+        for row, files in candidates if len(candidates) > 1 else ():
             with suppress(PathopatchError, OSError):
-                by_content[fingerprint_of(Path(fragment.path))][row.row] = row
+                by_content[fingerprint_of(files)][row.row] = row
         for same in by_content.values():
             # Slides with one file per channel would be reported once per channel.
             if len(same) > 1 and tuple(same) not in reported:

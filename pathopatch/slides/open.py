@@ -25,7 +25,14 @@ from pathopatch.slides.resample import ORIENTATION_TAG, PixelsAndOpacity, is_sam
 from pathopatch.slides.resolution import RGB, Level, Resolution, SlideFacts, icc_name, resolution
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.slide_file import SlideOptions, plane_slice
-from pathopatch.slides.slide_paths import WHOLE_FILE, Fragment, is_zarr, split_fragment
+from pathopatch.slides.slide_paths import (
+    MOST_LIST_BYTES,
+    WHOLE_FILE,
+    Fragment,
+    is_zarr,
+    split_fragment,
+    with_companions,
+)
 from pathopatch.slides.stack import ChannelStack
 from pathopatch.slides.tiff import TiffSlide
 from pathopatch.slides.trial import require_harmless
@@ -40,7 +47,6 @@ _JPEG_HEAD_BYTES = 2048
 # JFIF that is said to be RGB, which it believes.
 _DECODED_ALIKE = ((7, 2, False), (7, 6, False), (7, 6, True), (33005, 2, False))
 _TIFF_SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif", ".btf", ".tf8", ".qptiff")
-_MOST_LIST_BYTES = 2**20  # OpenSlide refuses longer lists
 
 
 def open_slide(
@@ -254,10 +260,8 @@ class OpenSlideSlide(Slide):
     """A slide read by OpenSlide, in RGB; label, macro and thumbnail images are out of reach."""
 
     def __init__(self, path: Path, *, choice: Fragment = WHOLE_FILE, **options: Unpack[SlideOptions]) -> None:
-        # The pixels of MIRAX lie in a folder beside the file, those of DICOM in a file for each level, or several.
-        beside = path.with_suffix("")
         dicom = slide_files(path)
-        parts = [path, beside] if path.suffix.lower() == ".mrxs" and beside.is_dir() else dicom or [path]
+        parts = dicom or with_companions(path)
         self._path = path = parts[0]
         self._files = tuple(map(OpenedFile.of, parts))
         self._handle: Any = None
@@ -353,7 +357,7 @@ def _refuse_other_folders(path: Path) -> None:
     if listing is None or not listing.is_file():
         return
     with listing.open("rb") as stream:
-        content = stream.read(_MOST_LIST_BYTES).decode("latin-1")
+        content = stream.read(MOST_LIST_BYTES).decode("latin-1")
     for line in content.splitlines():
         name, _, value = line.partition("=")
         if ".." in re.split(r"[/\\]", value.strip()):

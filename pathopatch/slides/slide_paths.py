@@ -8,6 +8,8 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
+from pathopatch.core.input_files import open_regular
+
 SLIDE_SUFFIXES = (
     ".svs", ".tif", ".tiff", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".svslide", ".bif", ".btf", ".tf8", ".qptiff",
     ".czi", ".dcm", ".zarr", ".png", ".jpg", ".jpeg",
@@ -15,6 +17,7 @@ SLIDE_SUFFIXES = (
 """Endings of the files and folders that slides are, in lower case."""
 _CHOICE = r"(?:page|plane|z|t)=\d{1,9}"
 _FRAGMENT = re.compile(rf"(?P<path>.+?)#(?P<choices>{_CHOICE}(?:&{_CHOICE}){{0,3}})")
+MOST_LIST_BYTES = 2**20  # OpenSlide refuses longer lists
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._-]+")
 _MOST_ID_BYTES = 128  # names of files are made of ids, which have 255 bytes at most
 ID_REMEDY = (
@@ -118,6 +121,27 @@ def is_file(path: str) -> bool:
 def is_folder(path: str) -> bool:
     """Return whether a folder is there."""
     return os.path.isdir(path)  # noqa: PTH112  # see `is_file`
+
+
+def with_companions(path: Path) -> list[Path]:
+    """Return a slide's file, and what is beside it of the slide: MIRAX's folder, the files that Hamamatsu's list names.
+
+    Their pixels lie there.
+    """
+    name = str(path).lower()  # not `suffix`, which takes several times as long
+    if name.endswith(".mrxs"):
+        return [path, *filter(Path.is_dir, [path.with_suffix("")])]
+    if not name.endswith((".vms", ".vmu")):
+        return [path]
+    try:
+        with open_regular(path) as stream:
+            lines = stream.read(MOST_LIST_BYTES).decode("latin-1").splitlines()
+    except OSError:
+        return [path]
+    named = {line.partition("=")[2].strip() for line in lines}
+    # Files of its folder alone; "" and ".." are none.
+    files = [path.parent / name for name in sorted(named) if Path(name).name == name]
+    return [path, *(file for file in files if is_file(str(file)))]
 
 
 def is_zarr(path: Path) -> bool:

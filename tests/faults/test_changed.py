@@ -22,7 +22,7 @@ from pathopatch.core.errors import InputChangedError, InputCorruptError
 from pathopatch.core.files import file_state
 from pathopatch.core.task import Outcome, SlideOutputs
 from pathopatch.slides import Slide, aligned, open_slide, tiff, tolerant
-from pathopatch.slides.manifest import SlideRow
+from pathopatch.slides.manifest import SlideRow, rows_of_same_content
 from pathopatch.slides.open import OpenSlideSlide
 from pathopatch.stages.batch.slide_table import open_row, slide_facts
 from pathopatch.stages.find_slides import slides_to_predict
@@ -163,15 +163,24 @@ def test_a_link_that_leads_elsewhere_while_pages_are_listed_is_noticed(
         tiff.TiffSlide(tmp_path / "one.tif")
 
 
-def test_the_folder_of_a_mirax_slide_is_part_of_it(tmp_path: Path) -> None:
-    made.write_aperio(tmp_path / "a.mrxs", image(), levels=1, tile_px=64)  # OpenSlide goes by the content
+@pytest.mark.parametrize(("name", "part"), [("a.mrxs", "a/Data0000.dat"), ("a.vms", "image.jpg")])
+def test_the_files_that_hold_the_pixels_of_a_slide_are_part_of_it(name: str, part: str, tmp_path: Path) -> None:
+    made.write_aperio(tmp_path / name, image(), levels=1, tile_px=64)  # OpenSlide goes by the content
+    with (tmp_path / name).open("ab") as stream:
+        stream.write(b"\nImageFile=image.jpg\n")
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "Data0000.dat").write_bytes(bytes(9))
-    with OpenSlideSlide(tmp_path / "a.mrxs") as slide:
+    (tmp_path / part).write_bytes(bytes(9))
+    with OpenSlideSlide(tmp_path / name) as slide:
         slide.require_unchanged()
-        appended(tmp_path / "a" / "Data0000.dat")
+        appended(tmp_path / part)
         with pytest.raises(InputChangedError):
             slide.require_unchanged()
+    copied = shutil.copytree(tmp_path, tmp_path / "copied")
+    sources = [str(folder / name) for folder in (tmp_path, copied)]
+    rows = [SlideRow(row=row, slide_id="x", patient_id="p", source=source) for row, source in enumerate(sources)]
+    assert list(rows_of_same_content(rows)) == [rows]
+    (copied / part).write_bytes(bytes(13))
+    assert list(rows_of_same_content(rows)) == []
 
 
 WRAPPED: dict[str, Callable[[dict[str, Path]], Slide]] = {

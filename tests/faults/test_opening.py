@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import made_slides as made
@@ -125,6 +127,14 @@ def test_limits_hold_for_a_single_slide_and_a_single_worker(
     rows = slides_to_predict(str(tmp_path / f"{name}.tif"))
     predicted = predict_cohort(rows, write_model(tmp_path / "model"), tmp_path / "out", PredictConfig(), limit)
     assert [outcome.code for outcome in (*tiled, *predicted)] == 2 * [_BECOMES[name]]
+
+
+@pytest.mark.fault("native-crash")
+def test_a_crash_in_the_process_of_a_command_is_told() -> None:
+    crash = "program._run = lambda: os.kill(os.getpid(), signal.SIGSEGV); program.main()"
+    code = f"import os, signal; from pathopatch.cli import program; {crash}"
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert "Segmentation fault" in ended.stderr
 
 
 @pytest.mark.fault("limits-alone")

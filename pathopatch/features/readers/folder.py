@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import fingerprint, fingerprint_file
+from pathopatch.core.artefacts import files_fingerprint
 from pathopatch.core.errors import (
     DuplicateIdError,
     InputCorruptError,
@@ -134,12 +134,6 @@ class SlideFolder:
                 remedy=f"check the slide_id; there are {', '.join(self.slide_ids[:_SHOWN])}, …",
             )
         return self._by_id[slide_id]
-
-
-def files_fingerprint(paths: Sequence[Path]) -> str:
-    """Return the fingerprint of a file, or of several; raises as `fingerprint_file`."""
-    marks = [fingerprint_file(path) for path in paths]
-    return marks[0] if len(marks) == 1 else fingerprint(marks)
 
 
 def _require_one_encoder(slide: SlideFeatures, first: SlideFeatures) -> None:
