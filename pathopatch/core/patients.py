@@ -199,11 +199,3 @@ def copy_problems(pairs: Iterable[tuple[Listed, Listed]], *, column: str = "path
                 named.add((code, second.name))
                 yield Problem(code=code, row=second.row, column=column, value=second.name, message=message,
                               remedy=remedy, own=(*first[:2], *second[:2]))  # fmt: skip
-
-
-def raise_first(problems: Iterable[Problem], *, place: str) -> None:
-    """Raise the error of the first of some `copy_problems`, if there is any, and say how many more there are."""
-    if found := list(problems):
-        kind = LabelConflictError if found[0].code == LabelConflictError.code else SplitLeakageError
-        more = f"; and {len(found) - 1} more" if len(found) > 1 else ""
-        raise kind(found[0].message + more, place=place, remedy=found[0].remedy)

@@ -14,8 +14,8 @@ import pandas as pd
 
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import GroupsConfig
-from pathopatch.core.errors import InputMissingError, InputUnsupportedError
-from pathopatch.core.patients import Listed, copy_problems, raise_first
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError, TableError
+from pathopatch.core.patients import Listed, copy_problems
 from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.labels import are_of_slides, read_slide_labels
@@ -87,8 +87,7 @@ def audit_slide_labels(
 ) -> str:
     """Return how well the tissue area that feature files state, and their number of patches, tell labels of slides.
 
-    SplitLeakageError, LabelConflictError if two slides have the same features, and are of two patients or splits, or
-    have contradictory labels.
+    TableError lists slides of the same features that are of two patients or splits, or have contradictory labels.
     """
     source = open_features(folder, layout=layout)
     table = read_slide_labels(labels, distinct_patients)
@@ -101,7 +100,8 @@ def audit_slide_labels(
         area = np.nan if slide.tissue_fraction is None else float(slide.tissue_fraction.sum())
         rows.append({"patient_id": patient_id, SLIDE_LABEL: label, "area": area, "patches": len(slide)})
     copies = ((listed[i], listed[j]) for i, j in same_rows(sketches))
-    raise_first(copy_problems(copies, column="slide_id"), place=str(labels))
+    if problems := list(copy_problems(copies, column="slide_id")):
+        raise TableError(problems, place=str(labels))
     measured = pd.DataFrame(rows, columns=["patient_id", SLIDE_LABEL, "area", "patches"])
     measured = measured[measured["patches"] > 0]
     if measured.empty:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import Artefact, Stamp, artefact, fingerprint_file, read_stamp
 from pathopatch.core.config import TileConfig
-from pathopatch.core.errors import InputUnsupportedError, Problem, SplitLeakageError
-from pathopatch.core.patients import Listed, copy_problems, invented_patients_note, raise_first
+from pathopatch.core.errors import InputUnsupportedError, Problem, SplitLeakageError, TableError
+from pathopatch.core.patients import Listed, copy_problems, invented_patients_note
 from pathopatch.core.status import update_status
 from pathopatch.core.task import Progress
 from pathopatch.core.text import pluralize
@@ -106,7 +106,8 @@ def import_features(
                 without = replace(slide, features=np.empty((len(slide), 0), slide.features.dtype))
                 described.append(_in_px(without, paths.get(slide_id), slide_mpp))
             _refuse_parted_slides(source, described, labelled, place=str(labels))
-            raise_first(_copied_slides(source.slide_ids, sketches, labelled), place=str(labels))
+            if problems := list(_copied_slides(source.slide_ids, sketches, labelled)):
+                raise TableError(problems, place=str(labels))
             patches, duplicate_notes = _patches_of(described)
             joined, label_notes = join_labels(patches, labelled, place=str(labels))
             tissue = tissue_fractions(

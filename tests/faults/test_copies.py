@@ -17,7 +17,7 @@ from PIL import Image
 
 from pathopatch.core.artefacts import read_stamp, read_table, write_table
 from pathopatch.core.config import TileConfig
-from pathopatch.core.errors import LabelConflictError, PathopatchError, SplitLeakageError, TableError
+from pathopatch.core.errors import SplitLeakageError, TableError
 from pathopatch.evaluation.external_validation import leakage_warnings
 from pathopatch.evaluation.predicting import require_unseen
 from pathopatch.features.labels import read_slide_labels
@@ -113,14 +113,15 @@ def features_with_copy(folder: Path, split: str, patient: str, *, labels: str = 
 @pytest.mark.parametrize(("split", "patient"), [("test", "P90"), ("train", "P90")])
 def test_features_under_two_ids_are_a_leak(split: str, patient: str, tmp_path: Path) -> None:
     features, labels = features_with_copy(tmp_path, split, patient)
-    with pytest.raises(SplitLeakageError, match="S00 and S90 are one picture"):
+    with pytest.raises(TableError, match="S00 and S90 are one picture") as caught:
         import_features(tmp_path / "work", features, labels)
+    assert codes(caught) == ["SPLIT_LEAKAGE"]
     assert not (tmp_path / "work" / "slides.parquet").exists()
 
 
 def test_features_of_one_patient_are_accepted_unless_the_labels_of_a_patch_differ(tmp_path: Path) -> None:
     assert len(import_features(tmp_path / "a/work", *features_with_copy(tmp_path / "a", "train", "P00")).files) == 7
-    with pytest.raises(LabelConflictError, match="S00 and S90"):
+    with pytest.raises(TableError, match="S00 and S90"):
         import_features(tmp_path / "b/work", *features_with_copy(tmp_path / "b", "train", "P00", labels="other"))
 
 
@@ -145,16 +146,17 @@ def test_labels_that_part_one_slide_name_its_patients(tmp_path: Path) -> None:
     assert len(import_features(tmp_path / "work", features, path).files) == 4
 
 
-@pytest.mark.parametrize(("label", "error"), [(0, SplitLeakageError), (1, LabelConflictError)])
-def test_labels_of_slides_are_not_audited_with_a_copy_among_them(
-    label: int, error: type[PathopatchError], tmp_path: Path
-) -> None:
+def test_labels_of_slides_are_not_audited_with_copies_among_them_and_each_is_named(tmp_path: Path) -> None:
     features, path = made_cohort(tmp_path, slides=12)
-    shutil.copy(features / "S00.h5", features / "S90.h5")
+    for number in range(6):
+        shutil.copy(features / f"S0{number}.h5", features / f"S9{number}.h5")
     lines = [f"S{number:02d},{number % 2},P{number:02d}" for number in range(12)]
-    path.write_text("\n".join(["slide_id,slide_label,patient_id", *lines, f"S90,{label},P90"]) + "\n")
-    with pytest.raises(error, match="S00 and S90"):
+    lines += [f"S9{number},{number % 2 if number else 1},P9{number}" for number in range(6)]
+    path.write_text("\n".join(["slide_id,slide_label,patient_id", *lines]) + "\n")
+    with pytest.raises(TableError) as caught:
         audit_slide_labels(features, path)
+    assert codes(caught) == ["LABEL_CONFLICT", *["SPLIT_LEAKAGE"] * 6]
+    assert all(f"S9{number}" in str(caught.value) for number in range(6))
 
 
 def write_patches(folder: Path, *rows: str) -> Path:
