@@ -54,6 +54,8 @@ MOST_WITHIN = 0.22
 """Rank correlation of the margins with the patches' own area within either answer: where it is larger, and the set area
 moves little, the model may follow what goes along with the area in this tissue, as fat or density.
 """
+MOST_WITHIN_CLASS = 0.3
+"""The same within either class, where labels are known; of sound heads on patients it is 0.25 to 0.28."""
 _LEAST_EITHER = 40  # patches of an answer: of fewer, a rank correlation is noise
 LEAST_ANSWERS = 0.05
 """Share of the patches that must have either answer: where all have one, only the strength of evidence moves."""
@@ -72,6 +74,7 @@ class Responses:
     patient: NDArray[np.str_]  # (N,)
     left_out: Mapping[str, int] | None = None  # patches by the reason
     asked_again: NDArray[np.bool_] | None = None  # (N,): of which the second edit was asked; None: of all
+    label: NDArray[np.int64] | None = None  # (N,): class, -1 where it is unknown; None: of all
 
 
 def audit_model(
@@ -206,7 +209,8 @@ def ask(
             kept.append(number)
     for number in kept:
         pixels, mask = patches[number], tissue[number]
-        made = list(edits(pixels, mask, seed=(seed, number), ground=ground))
+        outlines = [tissue[other] for other in kept if other != number]
+        made = list(edits(pixels, mask, seed=(seed, number), ground=ground, outlines=outlines))
         x, masks = (np.stack(part) for part in zip(*made, strict=True))
         answers.append(margins(x.astype(np.float32), masks))
     z = np.array(answers, np.float64).reshape(len(kept), N_EDITS)
@@ -256,27 +260,46 @@ def _ranges(natural: Floats, area: Floats) -> dict[str, list[float]]:
     return {name: np.quantile(area[rows], (0.05, 0.95)).tolist() for name, rows in answers if rows.any()}
 
 
-def within_answers(z: Floats, area: Floats) -> float | None:
-    """Return the rank correlation of margins (N,) with the area (N,) within either answer, as the mean of both.
+def within(z: Floats, area: Floats, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float | None:
+    """Return the rank correlation of margins (N,) with the area (N,) within two sets of patches, as the mean of both.
 
-    More tissue gives more evidence for either answer, which cancels in the mean, and so does an area that follows the
-    class. None where an answer has too few patches.
+    The sets (N,) are those of either answer, or class. More tissue gives more evidence for either, which cancels in the
+    mean, and so does an area that follows the class. None where a set has too few patches.
     """
     found = []
-    for is_answer in (z > 0, z <= 0):
+    for is_answer in (first, second):
         if np.count_nonzero(is_answer) >= _LEAST_EITHER and np.ptp(area[is_answer]) > 0 and np.ptp(z[is_answer]) > 0:
             both = pd.DataFrame({"z": z[is_answer], "area": area[is_answer]})
             found.append(float(both.corr(method="spearman").to_numpy()[0, 1]))
     return float(np.mean(found)) if len(found) == 2 else None
 
 
+def _within_class(z: Floats, area: Floats, label: NDArray[np.int64]) -> float | None:
+    """Return `within` either class; None where the area follows the class: what goes with it is then hidden."""
+    of_class = label == 0, label > 0
+    if min(map(np.count_nonzero, of_class)) < _LEAST_EITHER:
+        return None
+    for own, other in (of_class, of_class[::-1]):
+        low, high = np.quantile(area[own], (0.05, 0.95))
+        if not low <= np.median(area[other]) <= high:
+            return None
+    return within(z, area, *of_class)
+
+
 def reliance(
-    responses: Responses, *, seed: int = 0, resamples: int = 1000, unit: str = "patient", rule: Rule = MARGINS
+    responses: Responses,
+    *,
+    seed: int = 0,
+    resamples: int = 1000,
+    unit: str = "patient",
+    rule: Rule = MARGINS,
+    is_trained_on_edits: bool = False,
 ) -> dict[str, Any]:
     """Return measures, verdict and reasons as plain values; intervals are by patient, or by the `unit` in its place.
 
     ``verdict`` is "relies", "not shown" or "not known"; ``direction`` 1 where more tissue means more tumour, -1 where
-    less does, 0 where it is not "relies". ``reasons`` say why it is not known.
+    less does, 0 where it is not "relies". ``reasons`` say why it is not known. A model that was trained on edits is
+    acquitted by labelled patches as they are alone.
     """
     has_answer = np.asarray(np.isfinite(responses.areas).all(axis=0))  # (N, T)
     answered = has_answer.mean(axis=0) >= LEAST_SHARE if len(has_answer) else np.zeros(len(AREAS), np.bool_)
@@ -290,9 +313,11 @@ def reliance(
     rows: NDArray[np.bool_] = np.isfinite(np.concatenate(parts, axis=1)).all(axis=1)
     areas = [area for area, is_usable in zip(AREAS, usable, strict=True) if is_usable]
     natural, who = responses.natural[rows], responses.patient[rows]
+    label = None if responses.label is None else responses.label[rows]
     about: dict[str, Any] = {"patches": len(natural), "unit": unit, "patients": len(np.unique(who)), "areas": areas}
     about |= {"effective_patients": effective_count(who), "ranges": ranges}
     about |= {"left_out": dict(responses.left_out or {}), "without_answer": int((~rows).sum())}
+    about |= {"is_trained_on_edits": is_trained_on_edits}
     if len(areas) < LEAST_AREAS or not len(natural):
         reason = f"the model has an answer at {answered.sum()} of {len(AREAS)} areas"
         if not len(responses.natural):
@@ -318,7 +343,8 @@ def reliance(
         "adj": measured(rule.adj, flat, patient),
         "largest": _largest_move(flat, areas, rule),
         "again": {"eta": eta(again), "adj": rule.adj(again)} if len(again) else {"eta": 0.0, "adj": 0.0},
-        "within": within_answers(natural, responses.area[rows]),
+        "within": within(natural, responses.area[rows], natural > 0, natural <= 0),
+        "within_class": None if label is None else _within_class(natural, responses.area[rows], label),
         "curve": [
             {"area": area, "margin": measured(mean, z, patient), "positive": mean(z > 0)}
             for area, z in zip(areas, flat.T, strict=True)
@@ -402,11 +428,19 @@ def judge(result: dict[str, Any], rule: Rule = MARGINS) -> dict[str, Any]:
     by_area = result.get("largest", {}).get("turned", 0.0)
     if not relies and by_area > MOST_TURNED_BY_AREA:
         reasons.append(f"between two areas {100 * by_area:.0f} of 100 answers turn")
-    within = result["within"]
-    if not relies and within is not None and abs(within) > MOST_WITHIN:
-        text = f"within either answer the margin goes along with the patch's own area (rank correlation {within:.2f})"
-        beside = ", though not with the set area: with what comes with it, as fat or density"
-        reasons.append(text + beside if is_acquitted else text)
+    name, within, most = "answer", result["within"], MOST_WITHIN
+    if result.get("within_class") is not None:
+        name, within, most = "class", result["within_class"], MOST_WITHIN_CLASS
+    elif not relies and result.get("is_trained_on_edits", False):
+        # Of heads of known truth neither outlines nor answers without labels told the biased ones from the others.
+        reasons.append(
+            "it was trained on edits, and only labelled patches of either area in both classes can acquit it"
+        )
+    if not relies and within is not None and abs(within) > most:
+        text = "its answers go with the area of patches as they are"
+        beside = ", though not with the area that was set: with what comes with it, as fat or density"
+        measure = f" (rank correlation within either {name} {within:.2f})"
+        reasons.append(text + (beside if is_acquitted else "") + measure)
     if reasons:
         return {"verdict": "not known", "direction": 0, "reasons": reasons}
     return {"verdict": "relies" if relies else "not shown", "direction": direction if relies else 0, "reasons": []}

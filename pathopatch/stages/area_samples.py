@@ -63,7 +63,7 @@ class Sample:
     """Patches of a slide, scaled to [0, 1] as the models take them."""
 
     slide_id: str
-    about: pd.DataFrame  # (n rows): patch_id; `IDS`, of a set the slides that it was cut from; unit, see `units_of`
+    about: pd.DataFrame  # (n rows): patch_id; `IDS`, of a set the slides it was cut from; unit, see `units_of`; label
     pixels: NDArray[np.float32]  # (n, C, P, P)
     tissue: NDArray[np.bool_]  # (n, P, P)
     is_asked: NDArray[np.bool_]  # (n,): it holds enough tissue to set its area; of others only the answer is asked
@@ -217,7 +217,7 @@ def draw(
     if isinstance(source, FromStore):
         table = source.table(min_scanned=min_scanned)
         fractions, stored = table["tissue_fraction"].to_numpy(np.float64), source.store.rows(table["patch_id"].tolist())
-        listed = table[[name for name in IDS if name in table]].reset_index(drop=True)
+        listed = table[[name for name in (*IDS, "label") if name in table]].reset_index(drop=True)
         # The blocks of several slides were joined by their patients; those of a set are joined here.
         listed = listed.assign(slide_id=slides_of(table).to_numpy(), unit=about["unit"] or units_of(table).to_numpy())
         count *= max(1, listed["slide_id"].nunique())

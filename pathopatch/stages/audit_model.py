@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from itertools import islice
 from pathlib import Path
@@ -104,7 +105,7 @@ def audit_model(
     stamp = Stamp(
         stage=STAGE,
         settings={
-            "rules": 2,  # a verdict by other rules is stale
+            "rules": 3,  # a verdict by other rules is stale
             "per_slide": per_slide,
             "seed": seed,
             "slide_mpp": slide_mpp,
@@ -209,7 +210,8 @@ def _ask(
     )
     natural, blank = np.concatenate(others), np.concatenate(is_blank)
     table, not_drawn = pd.concat(tables, ignore_index=True), facts.pop("not_drawn")
-    result = reliance(_joined(parts, not_drawn), seed=seed, unit=facts["unit"])
+    is_trained = any("invariance_edits" in member.spec.parameters for member in model.members)
+    result = reliance(_joined(parts, not_drawn), seed=seed, unit=facts["unit"], is_trained_on_edits=is_trained)
     own = {"slides": table["slide_id"].nunique(), "glass": calls(natural[blank]), "little": calls(natural[~blank])}
     return result | facts | own, table, examples[:EXAMPLES]
 
@@ -267,6 +269,8 @@ def ask_sample(margins: Margins, sample: Sample, *, seed: int, known: set[bytes]
     about = sample.about[held]
     units = about["unit"].to_numpy(np.str_)
     answers = ask(margins, sample.pixels[held], sample.tissue[held], units, seed=seed, ground=ground, known=known)
+    if "label" in about:
+        answers = replace(answers, label=about["label"].to_numpy(np.int64)[answers.rows])
     return answers, answer_table(answers, about.iloc[answers.rows][["patch_id", "slide_id", "patient_id", "unit"]])
 
 
@@ -291,5 +295,6 @@ def _joined(parts: Sequence[Responses], not_drawn: Counter[str]) -> Responses:
         placebos={name: np.concatenate([part.placebos[name] for part in parts]) for name in parts[0].placebos},
         area=np.concatenate([part.area for part in parts]),
         patient=np.concatenate([part.patient for part in parts]),
+        label=None if any(part.label is None for part in parts) else np.concatenate([part.label for part in parts]),
         left_out=sum((Counter(part.left_out) for part in parts), not_drawn),
     )

@@ -50,6 +50,7 @@ from pathopatch.training.fit import fit_arrays
 from pathopatch.training.frozen import head_choice
 from pathopatch.training.group_checks import drawn_by, groups_of, method_of, own_parameters, require_groups
 from pathopatch.training.intervene import intervenes
+from pathopatch.training.invariance import EDITS
 from pathopatch.training.loop import StepCallback
 from pathopatch.training.optimise import training_dtype
 from pathopatch.training.result import TrainingResult
@@ -253,6 +254,8 @@ def _bundle_spec(
         names += ["optimizer", "learning_rate", "steps", "batch_per_class"]
     names += ["invariance"] * bool(config.invariance)
     parameters = {name: getattr(config, name) for name in names} | own_parameters(config)
+    if config.invariance:  # audit-model asks such a model by other edits
+        parameters["invariance_edits"] = {"area_and_kept": EDITS, "seed": "crc32 of the patch's name"}
     if not config.frozen and str(config.pretrained) != "none":  # of a frozen network the backbone says it
         is_file = str(config.pretrained) != "efficientnet-lite0"
         parameters["pretrained"] = Path(config.pretrained).name + " (licence not known)" * is_file

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from made_model import made_spec, write_model
 
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
-from pathopatch.debias.interventions import AREAS, N_EDITS, PLACEBOS, EditedPatch, edits, set_area
+from pathopatch.debias.interventions import AREAS, N_EDITS, PLACEBOS, EditedPatch, edits, set_area, set_outline
 from pathopatch.evaluation import area_reliance
 from pathopatch.evaluation.area_reliance import (
     ask,
@@ -23,7 +24,7 @@ from pathopatch.evaluation.area_reliance import (
     reliance,
     reliance_report,
     responses_of,
-    within_answers,
+    within,
 )
 from pathopatch.metrics.area_response import adj, eta
 from pathopatch.models.bundle import save_bundle
@@ -44,10 +45,10 @@ def _edited_once() -> Iterator[None]:
         return list(edits(given, np.frombuffer(mask, bool).reshape(SIDE, SIDE), seed=seed))
 
     def once(
-        pixels: np.ndarray, mask: np.ndarray, *, seed: tuple[int, int], ground: np.ndarray | None
+        pixels: np.ndarray, mask: np.ndarray, *, seed: tuple[int, int], ground: np.ndarray | None, outlines: Any
     ) -> list[EditedPatch]:
         if ground is not None:
-            return list(edits(pixels, mask, seed=seed, ground=ground))
+            return list(edits(pixels, mask, seed=seed, ground=ground, outlines=outlines))
         return made(pixels.tobytes(), mask.tobytes(), seed, len(pixels))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -328,10 +329,11 @@ def test_a_model_that_follows_what_goes_along_with_the_area_is_not_acquitted() -
     rng = np.random.default_rng(0)
     evidence, area = np.repeat([-2.0, 2.0], 200), rng.uniform(0.1, 0.9, 400)
     stronger = evidence * (0.5 + area)  # more tissue, more evidence
-    assert within_answers(stronger, area) == pytest.approx(0, abs=0.1)
-    assert within_answers(stronger + 3 * area, area) > 0.6
+    is_tumor = evidence > 0
+    assert within(stronger, area, is_tumor, ~is_tumor) == pytest.approx(0, abs=0.1)
+    assert within(stronger + 3 * area, area, is_tumor, ~is_tumor) > 0.6
     follows = np.where(evidence > 0, 0.5, 0.0) + 0.5 * area  # the area follows the class
-    assert within_answers(evidence + rng.normal(size=400) / 2, follows) == pytest.approx(0, abs=0.1)
+    assert within(evidence + rng.normal(size=400) / 2, follows, is_tumor, ~is_tumor) == pytest.approx(0, abs=0.1)
     none = {"value": 0.01, "low": 0.0, "high": 0.02}
     placebos = {name: {"turned": 0.1} for name in PLACEBOS}
     about = {"effective_patients": 9.0, "patches": 200, "positive": 0.4, "eta": none, "adj": none, "placebos": placebos}
@@ -342,4 +344,35 @@ def test_a_model_that_follows_what_goes_along_with_the_area_is_not_acquitted() -
     unsure = {"value": 0.07, "low": 0.03, "high": 0.14}
     reasons = judge(about | {"within": 0.28, "eta": unsure, "adj": moved})["reasons"]
     assert reasons[0] == "the intervals reach over the limits of the rules"
-    assert reasons[1].endswith("the patch's own area (rank correlation 0.28)")
+    assert reasons[1].endswith("area of patches as they are (rank correlation within either answer 0.28)")
+
+
+@pytest.mark.parametrize(
+    ("measures", "verdict"),
+    [
+        ({"within": 0.1, "within_class": 0.5}, "not known"),  # the set area moves nothing, the patch's own does
+        ({"within": 0.1, "within_class": 0.27}, "not shown"),
+        ({"within": 0.1, "within_class": None}, "not known"),
+        ({"within": 0.18, "is_trained_on_edits": False}, "not shown"),
+    ],
+)
+def test_a_head_that_was_trained_on_edits_is_acquitted_by_what_it_was_not_trained_on(
+    measures: dict[str, Any], verdict: str
+) -> None:
+    none = {"value": 0.002, "low": 0.0, "high": 0.01}
+    about = {"effective_patients": 9.0, "patches": 200, "positive": 0.4, "eta": none, "adj": none, "placebos": {}}
+    about |= {"again": {"eta": 0.01, "adj": 0.0}, "is_trained_on_edits": True}
+    found = judge(about | measures)
+    assert found["verdict"] == verdict
+    if measures.get("within_class") == 0.5:
+        assert "though not with the area that was set" in found["reasons"][0]
+
+
+def test_an_outline_holds_the_area_and_is_that_of_another_patch() -> None:
+    pixels, masks, _ = _patches(1)
+    half = np.zeros((SIDE, SIDE), bool)
+    half[:, : SIDE // 2] = True
+    made = set_outline(pixels[0], masks[0], 0.4, np.random.default_rng(0), outlines=[half])
+    assert made.tissue.mean() == pytest.approx(0.4, abs=1 / SIDE**2)
+    # Turned at random, a half is whole lines at one side.
+    assert max((made.tissue.sum(axis=axis) == SIDE).sum() for axis in (0, 1)) >= 12
