@@ -70,7 +70,7 @@ def read_list(source: Path, distinct_patients: Collection[tuple[str, str]] = ())
     DataFrame
         file (absolute), path (as written), label (1, 0, -1), patient_id, split ("" where open), tissue_fraction (NaN
         where not given), and source_slide, block, attribute, label_name and tumor_mask (str; its path absolute) if the
-        list has them; sorted by path.
+        list has them; in the order of the list.
     A TableError lists all problems, each with row, column, value and remedy.
     """
     if source.is_dir() and not (source / LIST_NAME).is_file():
@@ -102,8 +102,7 @@ def read_list(source: Path, distinct_patients: Collection[tuple[str, str]] = ())
     for name in ("slide_id", "block", "attribute", "label_name", "tumor_mask"):
         if (cells[name] != "").any():
             table[names.get(name, name)] = cells[name]
-    # The order of the list must not decide which patches a seed draws.
-    return table.sort_values("path", ignore_index=True)
+    return table.reset_index(drop=True)
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
