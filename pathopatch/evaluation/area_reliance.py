@@ -1,7 +1,8 @@
 """Say whether a model's answers follow the tissue area: set the area of patches, ask again, and apply fixed rules.
 
-No label is used. The measures are those of a model, not of data: a cohort in which tumour holds more tissue accuses
-nobody. `audit_model` asks a model about arrays; `reliance` is pure arithmetic on its answers.
+No label is needed: where there are labels, `within_class` alone uses them. The measures are those of a model, not of
+data: a cohort in which tumour holds more tissue accuses nobody. `audit_model` asks a model about arrays; `reliance` is
+pure arithmetic on its answers.
 """
 
 from __future__ import annotations
