@@ -35,6 +35,7 @@ TRAINING = {
     "pathopatch.models.torchscript_archive",
     "pathopatch.training.augment",
     "pathopatch.training.checkpoint",
+    "pathopatch.training.choice",
     "pathopatch.training.convex",
     "pathopatch.training.distributed",
     "pathopatch.training.feature_cache",
