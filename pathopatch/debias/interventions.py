@@ -27,7 +27,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -38,7 +37,6 @@ from pathopatch.debias.layers import (
     LayerCanvas,
     Mask,
     Pixels,
-    cut_by_field,
     cut_tissue,
     mirror,
     move_to_free,
@@ -65,8 +63,7 @@ SEEDS = 2
 """Edits of each patch to each area, with other cuts and other pieces."""
 PLACEBOS = ("shuffled", "ground", "flipped")
 """Edits at equal area: half of the tissue cut and grown again, the ground around it filled anew, left and right."""
-KEPT = 0.08  # of a kind of edit for training: all but this share is grown, whatever the area
-_NEAREST = 5  # outlines of about an area, of which one is drawn
+KEPT = 0.08  # of the second edit: all but this share is grown, whatever the area
 _RIM_PX = 1.0
 
 
@@ -414,57 +411,20 @@ def set_area(
     return EditedPatch(made.pixels, made.tissue)
 
 
-def set_outline(
-    pixels: npt.NDArray[np.float32],
-    tissue: npt.NDArray[np.bool_],
-    area: float,
-    rng: np.random.Generator,
-    *,
-    outlines: Sequence[Mask] = (),
-    ground: npt.NDArray[np.float32] | None = None,
-) -> EditedPatch:
-    """Return a patch in the outline of another one: its tissue, grown all over, shows where that one has tissue.
-
-    Arguments and errors as `set_area`. Of the `outlines` (H, W) one of about the area is drawn, turned at random, and
-    moved in or out until it holds the area. No training uses this kind of edit, so that a model can be asked by it.
-    """
-    outlines = outlines or [tissue]
-    nearest = np.argsort([abs(float(mask.mean()) - area) for mask in outlines], kind="stable")[:_NEAREST]
-    outline = turn_at_random(Layer(pixels, outlines[int(rng.choice(nearest))], None), rng).tissue.astype(np.uint8)
-    inside, outside = (
-        cv2.distanceTransform(np.ascontiguousarray(mask), cv2.DIST_L2, 5) for mask in (outline, 1 - outline)
-    )
-    # Distances on a grid are often equal: a little noise leaves no pixel out by its place.
-    field = np.asarray(inside - outside + rng.uniform(0, 0.5, tissue.shape), np.float64)
-    full = set_area(pixels, tissue, 1.0, rng, ground=ground)
-    canvas, everywhere = LayerCanvas(pixels.shape), np.ones_like(tissue)
-    canvas.lay(
-        Layer(full.pixels, everywhere, None), cut_by_field(everywhere, round(area * tissue.size), field, _RIM_PX)
-    )
-    return EditedPatch(canvas.over(inpaint(pixels, tissue, ~everywhere, rng, ground=ground)), canvas.tissue)
-
-
 def edits(
-    pixels: npt.NDArray[np.float32],
-    tissue: npt.NDArray[np.bool_],
-    *,
-    seed: Any,
-    ground: Any = None,
-    outlines: Sequence[Mask] = (),
+    pixels: npt.NDArray[np.float32], tissue: npt.NDArray[np.bool_], *, seed: Any, ground: Any = None
 ) -> Iterator[EditedPatch]:
-    """Yield the patch as it is, then each area by each seed, each area by an outline, and the placebos.
+    """Yield the patch as it is, then each area by each seed, each area by the second edit, and the placebos.
 
-    Arguments and errors as `set_outline`; `seed` is a tuple of numbers.
+    Arguments and errors as `set_area`; `seed` is a tuple of numbers.
     """
     own = float(tissue.mean())
     yield EditedPatch(pixels, tissue)
-    for number in range(SEEDS):
+    rounds = [1.0] * SEEDS + [KEPT]
+    for number, kept in enumerate(rounds):
         for area in AREAS:
-            yield set_area(pixels, tissue, area, np.random.default_rng((*seed, number)), ground=ground)
-    rng = np.random.default_rng((*seed, SEEDS))
-    for area in AREAS:
-        yield set_outline(pixels, tissue, area, rng, outlines=outlines, ground=ground)
-    rng = np.random.default_rng((*seed, SEEDS + 1))
+            yield set_area(pixels, tissue, area, np.random.default_rng((*seed, number)), kept=kept, ground=ground)
+    rng = np.random.default_rng((*seed, len(rounds)))
     yield set_area(pixels, tissue, own, rng, kept=own / 2, ground=ground)
     yield set_area(pixels, tissue, own, rng, ground=ground)
     yield EditedPatch(np.ascontiguousarray(pixels[:, :, ::-1]), np.ascontiguousarray(tissue[:, ::-1]))

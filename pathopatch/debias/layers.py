@@ -81,22 +81,10 @@ def cut_tissue(
     The polygon is a super-level set of a field. Its level is an order statistic of the field over the tissue: the count
     is exact. `must_px` of the pixels are among `must` (H, W), which lies in the tissue.
     """
-    if count >= np.count_nonzero(tissue):
-        return Cut(tissue, np.ones(tissue.shape, np.float32))
-    return cut_by_field(tissue, count, _polygon_field(seed, tissue.shape, rng), rim_px, must=must, must_px=must_px)
-
-
-def cut_by_field(
-    tissue: Mask,
-    count: int,
-    field: npt.NDArray[np.float64],
-    rim_px: float,
-    *,
-    must: Mask | None = None,
-    must_px: int = 0,
-) -> Cut:
-    """Cut the `count` pixels of more tissue (H, W) at which a field (H, W), px, is largest; see `cut_tissue`."""
     places = np.flatnonzero(tissue)
+    if count >= len(places):
+        return Cut(tissue, np.ones(tissue.shape, np.float32))
+    field = _polygon_field(seed, tissue.shape, rng)
     rank = field.ravel()[places]
     if must is not None:
         first = np.flatnonzero(must.ravel()[places])

@@ -210,8 +210,7 @@ def ask(
             kept.append(number)
     for number in kept:
         pixels, mask = patches[number], tissue[number]
-        outlines = [tissue[other] for other in kept if other != number]
-        made = list(edits(pixels, mask, seed=(seed, number), ground=ground, outlines=outlines))
+        made = list(edits(pixels, mask, seed=(seed, number), ground=ground))
         x, masks = (np.stack(part) for part in zip(*made, strict=True))
         answers.append(margins(x.astype(np.float32), masks))
     z = np.array(answers, np.float64).reshape(len(kept), N_EDITS)
@@ -433,7 +432,7 @@ def judge(result: dict[str, Any], rule: Rule = MARGINS) -> dict[str, Any]:
     if result.get("within_class") is not None:
         name, within, most = "class", result["within_class"], MOST_WITHIN_CLASS
     elif not relies and result.get("is_trained_on_edits", False):
-        # Of heads of known truth neither outlines nor answers without labels told the biased ones from the others.
+        # Of heads of known truth no other edit told the biased ones, and nor did answers without labels.
         reasons.append(
             "it was trained on edits, and only labelled patches of either area in both classes can acquit it"
         )

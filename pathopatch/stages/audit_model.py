@@ -105,7 +105,7 @@ def audit_model(
     stamp = Stamp(
         stage=STAGE,
         settings={
-            "rules": 3,  # a verdict by other rules is stale
+            "rules": 4,  # a verdict by other rules is stale
             "per_slide": per_slide,
             "seed": seed,
             "slide_mpp": slide_mpp,

@@ -420,7 +420,7 @@ def judge_answers(
             remedy="name the folder that --pack made, not the one that was sent",
         )
     about, key = read_json(pack / ABOUT), read_table(pack / KEY)
-    settings = {"rules": 3, "kind": kind, "column": column, "yes": yes, "decision": decision}
+    settings = {"rules": 4, "kind": kind, "column": column, "yes": yes, "decision": decision}
     inputs = {"key": fingerprint_file(pack / KEY), "answers": fingerprint_file(answers)}
     stamp = Stamp(stage=STAGE, settings=settings, inputs=inputs)
     with artefact(out / RESULT, stamp=stamp, force=force) as output:

@@ -254,7 +254,7 @@ def _bundle_spec(
         names += ["optimizer", "learning_rate", "steps", "batch_per_class"]
     names += ["invariance"] * bool(config.invariance)
     parameters = {name: getattr(config, name) for name in names} | own_parameters(config)
-    if config.invariance:  # audit-model asks such a model by other edits
+    if config.invariance:  # audit-model acquits such a model by labels alone
         parameters["invariance_edits"] = {"area_and_kept": EDITS, "seed": "crc32 of the patch's name"}
     if not config.frozen and str(config.pretrained) != "none":  # of a frozen network the backbone says it
         is_file = str(config.pretrained) != "efficientnet-lite0"

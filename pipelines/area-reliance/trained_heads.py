@@ -113,8 +113,7 @@ def _edited(val: PatchSet, backbone: Backbone, path: Path, *, seed: int) -> tupl
     assert patches.tissue is not None
     pixels, tissue, found = patches.read(slice(None)), patches.tissue.read(slice(None)), []
     for number in range(len(patches)):
-        outlines = [tissue[other] for other in range(len(patches)) if other != number]
-        made = list(edits(pixels[number], tissue[number], seed=(seed, number), outlines=outlines))
+        made = list(edits(pixels[number], tissue[number], seed=(seed, number)))
         x, masks = (np.stack(part) for part in zip(*made, strict=True))
         found.append(backbone._of_pixels(x.astype(np.float32), masks, device="cpu", threads=1))
     np.savez(path, features=np.stack(found))
@@ -130,7 +129,7 @@ def through_area(z: NDArray[np.float64], label: NDArray[np.int64]) -> float:
 
 def _measures(result: dict[str, Any]) -> dict[str, Any]:
     measures: dict[str, Any] = {key: result[key].get("value") for key in ("eta", "adj")}
-    measures |= {f"outline_{key}": result["again"][key] for key in ("eta", "adj")}
+    measures |= {f"again_{key}": result["again"][key] for key in ("eta", "adj")}
     return (
         measures
         | {key: result[key] for key in ("within", "within_class", "verdict")}

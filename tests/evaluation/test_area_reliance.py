@@ -13,7 +13,7 @@ import torch
 from made_model import made_spec, write_model
 
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
-from pathopatch.debias.interventions import AREAS, N_EDITS, PLACEBOS, EditedPatch, edits, set_area, set_outline
+from pathopatch.debias.interventions import AREAS, N_EDITS, PLACEBOS, EditedPatch, edits, set_area
 from pathopatch.evaluation import area_reliance
 from pathopatch.evaluation.area_reliance import (
     ask,
@@ -45,10 +45,10 @@ def _edited_once() -> Iterator[None]:
         return list(edits(given, np.frombuffer(mask, bool).reshape(SIDE, SIDE), seed=seed))
 
     def once(
-        pixels: np.ndarray, mask: np.ndarray, *, seed: tuple[int, int], ground: np.ndarray | None, outlines: Any
+        pixels: np.ndarray, mask: np.ndarray, *, seed: tuple[int, int], ground: np.ndarray | None
     ) -> list[EditedPatch]:
         if ground is not None:
-            return list(edits(pixels, mask, seed=seed, ground=ground, outlines=outlines))
+            return list(edits(pixels, mask, seed=seed, ground=ground))
         return made(pixels.tobytes(), mask.tobytes(), seed, len(pixels))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -366,13 +366,3 @@ def test_a_head_that_was_trained_on_edits_is_acquitted_by_what_it_was_not_traine
     assert found["verdict"] == verdict
     if measures.get("within_class") == 0.5:
         assert "though not with the area that was set" in found["reasons"][0]
-
-
-def test_an_outline_holds_the_area_and_is_that_of_another_patch() -> None:
-    pixels, masks, _ = _patches(1)
-    half = np.zeros((SIDE, SIDE), bool)
-    half[:, : SIDE // 2] = True
-    made = set_outline(pixels[0], masks[0], 0.4, np.random.default_rng(0), outlines=[half])
-    assert made.tissue.mean() == pytest.approx(0.4, abs=1 / SIDE**2)
-    # Turned at random, a half is whole lines at one side.
-    assert max((made.tissue.sum(axis=axis) == SIDE).sum() for axis in (0, 1)) >= 12
