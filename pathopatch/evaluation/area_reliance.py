@@ -329,6 +329,8 @@ def reliance(
     again = again[rows & asked_again]
     patient = np.tile(who, len(responses.areas))
     first, last = flat[:, 0] > 0, flat[:, -1] > 0
+    classes = np.empty(0) if label is None else np.tile(np.clip(label, -1, 1), len(responses.areas))
+    of_class = [classes == 0, classes == 1] if {0, 1} <= set(classes.tolist()) else []
 
     def measured(statistic: Callable[[Floats], float], z: Floats, patients: NDArray[np.str_]) -> dict[str, float]:
         low, high = bootstrap_by_patient(lambda rows: statistic(z[rows]), patients, resamples=resamples, seed=seed)
@@ -347,6 +349,7 @@ def reliance(
         "within_class": None if label is None else _within_class(natural, responses.area[rows], label),
         "curve": [
             {"area": area, "margin": measured(mean, z, patient), "positive": mean(z > 0)}
+            | {"by_class": [measured(mean, z[own], patient[own]) for own in of_class]}
             for area, z in zip(areas, flat.T, strict=True)
         ],
         "turned": {

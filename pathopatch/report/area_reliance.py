@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pathopatch.evaluation.area_reliance import asked_text, limits_text, verdict_text
 from pathopatch.report.page import render_page
-from pathopatch.report.plots import INK, LABEL_COLORS, MUTED, new_figure, percent_axis, png, style_axes
+from pathopatch.report.plots import response_curve
 from pathopatch.slides.composite import Picture, compose
 
 _SIDE_PX = 112
@@ -64,24 +64,6 @@ def _picture(pixels: NDArray[np.floating], *, is_rgb: bool) -> Picture:
     picture = compose(np.rint(scaled), windows, is_rgb=is_rgb)
     method = cv2.INTER_AREA if picture.shape[0] > _SIDE_PX else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(picture, (_SIDE_PX, _SIDE_PX), interpolation=method), np.uint8)
-
-
-def response_curve(result: Mapping[str, Any]) -> bytes:
-    """Draw the mean margin over the area with its interval, and the share of patches that are called tumour, as PNG."""
-    figure, ((left, right),) = new_figure(8.0, 2.9, 1, 2)
-    area = [point["area"] for point in result["curve"]]
-    value, low, high = ([point["margin"][name] for point in result["curve"]] for name in ("value", "low", "high"))
-    left.axhline(0, color=MUTED, linewidth=1)
-    if all(end is not None and np.isfinite(end) for end in (*low, *high)):
-        left.fill_between(area, low, high, color=INK, alpha=0.16, linewidth=0)
-    left.plot(area, value, "o-", color=INK, linewidth=2)
-    style_axes(left, title="mean logit, 0 is the decision", x="tissue area that is set", xlim=(0, 1))
-    right.plot(
-        area, [point["positive"] for point in result["curve"]], "o-", color=LABEL_COLORS[1], linewidth=2, clip_on=False
-    )
-    style_axes(right, title="patches that are called tumour", x="tissue area that is set", xlim=(0, 1), ylim=(0, 1))
-    percent_axis(right)
-    return png(figure)
 
 
 def _data_uri(png_bytes: bytes) -> str:

@@ -16,7 +16,7 @@ from pathopatch.evaluation.run_settings import called_method
 from pathopatch.groups import slides_of, units_of
 from pathopatch.groups.attribute import SOURCE_SLIDE
 from pathopatch.report.collect import Study, patients_in
-from pathopatch.report.plots import reliability_plot
+from pathopatch.report.plots import reliability_plot, response_curves
 from pathopatch.report.results import preferred, rows_at, runs_in_order
 
 _MOST_PANELS = 4  # more in a row are too narrow to read
@@ -97,7 +97,11 @@ def area_reliance(study: Study) -> dict[str, Any]:
     limits = max(
         (limits_text(result) for result in study.asked.values()), key=len, default=""
     )  # of the fewest patients
-    return {"models": models, "limits": limits} if models else {}
+    # Plain training stands beside what is told of: it comes first where its run has been asked about.
+    curves = {place.name: result for place, result in study.asked.items() if "curve" in result}
+    shown = dict(sorted(curves.items(), key=lambda item: not item[0].startswith("erm-"))[:_MOST_PANELS])
+    pictures = {"area_response.png": response_curves(shown)} if shown else {}
+    return {"models": models, "limits": limits, "pictures": pictures} if models else {}
 
 
 def asked_page(place: Path) -> str:

@@ -1,4 +1,4 @@
-"""Draw the plots of the report: tissue by label, reliability, worst groups.
+"""Draw the plots of the report: tissue by label, reliability, response to the area, worst groups.
 
 Groups have Okabe-Ito colours (blue non-tumour, orange and red tumour; the darker one has much tissue) and always their
 number beside the colour. Equal tables give equal bytes: no dates, no global state.
@@ -175,6 +175,47 @@ def reliability_plot(
         panels[0, 0].plot([], [], marker=mark, color=color, label=escape_formula(name), linewidth=1.6)
     figure.legend(fontsize=8.5, frameon=False, loc="outside upper left", ncols=min(len(names), 4))
     return png(figure)
+
+
+def response_curve(result: Mapping[str, Any]) -> bytes:
+    """Draw the mean margin over the area with its interval, and the share of patches that are called tumour, as PNG."""
+    figure, ((left, right),) = new_figure(8.0, 2.9, 1, 2)
+    area = [point["area"] for point in result["curve"]]
+    _draw_logit(left, result["curve"], title="mean logit, 0 is the decision")
+    right.plot(
+        area, [point["positive"] for point in result["curve"]], "o-", color=LABEL_COLORS[1], linewidth=2, clip_on=False
+    )
+    style_axes(right, title="patches that are called tumour", x="tissue area that is set", xlim=(0, 1), ylim=(0, 1))
+    percent_axis(right)
+    return png(figure)
+
+
+def response_curves(results: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """Draw the mean logit of models over the area that is set, by class where labels are known, a panel each, as PNG.
+
+    `results` are by the name of the model. Panels have axes of their own: logits of two models have no common scale.
+    """
+    figure, (panels,) = new_figure(WIDTH_IN, 2.9, 1, len(results))
+    for axes, (name, result) in zip(panels, results.items(), strict=True):
+        _draw_logit(axes, result["curve"], title=name)
+    panels[0].set_ylabel("mean logit, 0 is the decision", fontsize=9, color=INK)
+    return png(figure)
+
+
+def _draw_logit(axes: Axes, curve: Sequence[Mapping[str, Any]], *, title: str) -> None:
+    area = [point["area"] for point in curve]
+    axes.axhline(0, color=MUTED, linewidth=1)
+    classes = list(zip(*(point.get("by_class", ()) for point in curve), strict=True))
+    lines = classes or [tuple(point["margin"] for point in curve)]
+    for number, line in enumerate(lines):
+        color = LABEL_COLORS[number] if classes else INK
+        value, low, high = ([point[name] for point in line] for name in ("value", "low", "high"))
+        if all(end is not None and np.isfinite(end) for end in (*low, *high)):
+            axes.fill_between(area, low, high, color=color, alpha=0.16, linewidth=0)
+        axes.plot(area, value, "o-", color=color, linewidth=2, label=f"labelled {LABEL_NAMES[number]}")
+    style_axes(axes, title=title, x="tissue area that is set", xlim=(0, 1))
+    if classes:
+        axes.legend(fontsize=8, frameon=False)
 
 
 def worst_groups(rows: pd.DataFrame) -> Figure:

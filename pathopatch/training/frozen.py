@@ -28,6 +28,7 @@ from pathopatch.core.errors import (
     PathopatchError,
 )
 from pathopatch.debias import gerne
+from pathopatch.debias.interventions import EditedPatch
 from pathopatch.debias.methods import Method
 from pathopatch.groups.assign import assign_folds
 from pathopatch.models.backbones import BACKBONES, weights_facts
@@ -101,16 +102,20 @@ class Backbone:
         at_once = max(1, _BATCH // len(edits))
         for start in range(0, len(index), at_once):
             made = list(versions(patches, index[start : start + at_once], edits))
-            flat = [each for of_patch in made for each in of_patch]
-            if not flat:
-                continue
-            pixels, tissue = np.stack([each.pixels for each in flat]), np.stack([each.tissue for each in flat])
-            features = self._of_pixels(pixels.astype(np.float32), tissue, device=device, threads=threads)
-            if self.crop_px is not None:
-                features[~has_crop(tissue, self.crop_px)] = np.nan
             place = np.flatnonzero([bool(of_patch) for of_patch in made]) + start
-            found[place] = features.reshape(len(place), len(edits), -1)
+            flat = [each for of_patch in made for each in of_patch]
+            if flat:
+                features = self.of_edited(flat, device=device, threads=threads)
+                found[place] = features.reshape(len(place), len(edits), -1)
         return found
+
+    def of_edited(self, made: Sequence[EditedPatch], *, device: str = "cpu", threads: int | None = None) -> Features:
+        """Return the features (n, D) of edited patches in [0, 1]; NaN where there is no crop."""
+        pixels, tissue = np.stack([each.pixels for each in made]), np.stack([each.tissue for each in made])
+        features = self._of_pixels(pixels.astype(np.float32), tissue, device=device, threads=threads)
+        if self.crop_px is not None:
+            features[~has_crop(tissue, self.crop_px)] = np.nan
+        return features
 
     def _of_pixels(
         self, pixels: NDArray[np.float32], tissue: NDArray[np.bool_] | None, *, device: str, threads: int | None

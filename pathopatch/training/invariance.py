@@ -47,10 +47,12 @@ def draw_pool(patches: PatchSet, count: int = POOL) -> NDArray[np.int64]:
     return np.sort(table.sort_values(["turn", "draw"]).index.to_numpy()[:count]).astype(np.int64)
 
 
-def versions(patches: PatchSet, index: Sequence[int] | NDArray[np.int64], edits: Edits) -> Iterator[list[EditedPatch]]:
-    """Yield the versions of each patch at `index`; none of a patch that is full of tissue on a slide without ground.
+def with_ground(
+    patches: PatchSet, index: Sequence[int] | NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32] | None]]:
+    """Yield the pixels (C, P, P) of each patch at `index`, its tissue (P, P), and ground (C, n) of its slide or None.
 
-    The ground of a slide is that of its patch with least tissue. Draws come from the patch's name and the edit.
+    The ground of a slide is that of its patch with least tissue.
     """
     assert patches.tissue is not None
     slide = patches.slide
@@ -62,15 +64,21 @@ def versions(patches: PatchSet, index: Sequence[int] | NDArray[np.int64], edits:
             clearest = members[np.argmin(patches.tissue_fraction[members])]
             clear = ~patches.tissue.read(slice(clearest, clearest + 1))[0]
             grounds[name] = patches.read(slice(clearest, clearest + 1))[0][:, clear] if clear.any() else None
-        pixels, tissue = patches.read(slice(row, row + 1))[0], patches.tissue.read(slice(row, row + 1))[0]
-        if not tissue.any() or (tissue.all() and grounds[name] is None):
+        yield patches.read(slice(row, row + 1))[0], patches.tissue.read(slice(row, row + 1))[0], grounds[name]
+
+
+def versions(patches: PatchSet, index: Sequence[int] | NDArray[np.int64], edits: Edits) -> Iterator[list[EditedPatch]]:
+    """Yield the versions of each patch at `index`; none of a patch that is full of tissue on a slide without ground.
+
+    Draws come from the patch's name and the edit.
+    """
+    for row, (pixels, tissue, ground) in zip(index, with_ground(patches, index), strict=True):
+        if not tissue.any() or (tissue.all() and ground is None):
             yield []
             continue
         seed = crc32(str(patches.patch_id[row]).encode())
         yield [
-            set_area(
-                pixels, tissue, area, np.random.default_rng((seed, round(1000 * area))), kept=kept, ground=grounds[name]
-            )
+            set_area(pixels, tissue, area, np.random.default_rng((seed, round(1000 * area))), kept=kept, ground=ground)
             for area, kept in edits
         ]
 

@@ -114,8 +114,7 @@ def _edited(val: PatchSet, backbone: Backbone, path: Path, *, seed: int) -> tupl
     pixels, tissue, found = patches.read(slice(None)), patches.tissue.read(slice(None)), []
     for number in range(len(patches)):
         made = list(edits(pixels[number], tissue[number], seed=(seed, number)))
-        x, masks = (np.stack(part) for part in zip(*made, strict=True))
-        found.append(backbone._of_pixels(x.astype(np.float32), masks, device="cpu", threads=1))
+        found.append(backbone.of_edited(made, threads=1))
     np.savez(path, features=np.stack(found))
     return np.stack(found).astype(np.float64), patches
 

@@ -287,6 +287,17 @@ def test_areas_without_an_answer_are_left_out() -> None:
     assert result["reasons"] == ["the model has an answer at 2 of 5 areas"]
 
 
+def test_the_response_of_a_class_is_that_of_its_patches_alone() -> None:
+    asked = ask(_colour, *_patches(40))
+    label = np.arange(40) % 3 - 1  # a third has none
+    found = reliance(replace(asked, label=label), resamples=20)
+    for number in (0, 1):
+        own = dict(zip(AREAS, asked.areas[:, label == number].mean(axis=(0, 1)).tolist(), strict=True))
+        for point in found["curve"]:
+            assert point["by_class"][number]["value"] == pytest.approx(own[point["area"]])
+    assert all(not point["by_class"] for point in reliance(asked, resamples=20)["curve"])
+
+
 def test_a_model_of_crops_has_no_answer_without_one(tmp_path: Path) -> None:
     torch.manual_seed(0)
     spec = made_spec(SIDE, mask="interior", crop_px=12)

@@ -10,7 +10,6 @@ from PIL import Image
 
 from pathopatch.evaluation.calibration import reliability
 from pathopatch.report import plots
-from pathopatch.report.area_reliance import response_curve
 
 
 def pixels(content: bytes) -> np.ndarray:
@@ -35,8 +34,17 @@ def test_the_response_to_the_area_has_its_band_where_every_point_has_an_interval
     points: list[dict[str, Any]] = [
         {"area": area, "margin": {"value": 0.0, "low": -1.0, "high": 1.0}, "positive": 0.5} for area in (0.2, 0.8)
     ]
-    band = pixels(response_curve({"curve": points}))
+    band = pixels(plots.response_curve({"curve": points}))
     points[1]["margin"] |= {"low": None, "high": None}
-    line = pixels(response_curve({"curve": points}))
+    line = pixels(plots.response_curve({"curve": points}))
     grey = [int((image.max(axis=2) < 250).sum()) for image in (band, line)]
     assert grey[0] > 2 * grey[1]
+
+
+def test_the_response_is_drawn_by_class_where_labels_are_known() -> None:
+    one, other = ({"value": value, "low": value - 1, "high": value + 1} for value in (-2.0, 2.0))
+    curve = [{"area": area, "margin": one, "by_class": [one, other]} for area in (0.2, 0.8)]
+    image = pixels(plots.response_curves({"a run": {"curve": curve}})).astype(int)
+    for color in plots.LABEL_COLORS:
+        rgb = [int(color[at : at + 2], 16) for at in (1, 3, 5)]
+        assert (np.abs(image - rgb).sum(axis=2) < 12).sum() > 500

@@ -22,7 +22,7 @@ from pathopatch.core.errors import (
     PathopatchError,
     StaleArtefactError,
 )
-from pathopatch.core.files import read_json
+from pathopatch.core.files import read_json, write_json
 from pathopatch.models.bundle import read_spec, save_bundle
 from pathopatch.models.card import reliance_text
 from pathopatch.models.networks import build_network
@@ -183,7 +183,14 @@ def test_a_tiled_work_folder_is_asked_as_its_slides_are(cohort: Path, model: Pat
     result = stage.audit_model([model], sources, out, PredictConfig(device="cpu"), per_slide=2)
     assert (result["slides"], result["patients"], result["failed"], result["patches"]) == (8, 8, {}, 16)
     assert stage.result_text(result).splitlines()[-1].startswith("The area was set, and nothing else")
+    point = {"value": 1.0, "low": 0.5, "high": 1.5}
+    curve = [
+        {"area": area, "margin": point, "by_class": []} for area in (0.1, 0.5, 0.9)
+    ]  # of few patches there is none
+    write_json(out / stage.RESULT, read_json(out / stage.RESULT) | {"curve": curve})
     page = write_report(tmp_path / "work").read_text()  # and shows it
+    assert 'src="area_response.png"' in page
+    assert (tmp_path / "work" / "report" / "area_response.png").is_file()
     assert '<a href="area-reliance/mine.html">mine: look for yourself</a>' in page
     assert (tmp_path / "work" / "report" / "area-reliance" / "mine.html").read_text() == (out / stage.PAGE).read_text()
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -19,12 +21,20 @@ from area_benchmark.settings import BenchmarkConfig, FrozenConfig
 from pathopatch.core.artefacts import fingerprint
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import GroupEmptyError
+from pathopatch.debias.interventions import N_EDITS, edits
+from pathopatch.evaluation.area_reliance import reliance, responses_of
 from pathopatch.evaluation.slide_scores import score_slides
 from pathopatch.models.networks import InteriorCrops
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.fit import TrainingResult, fit_arrays
 from pathopatch.training.frozen import Backbone, FeatureReader, Features, Head
-from pathopatch.training.invariance import Edits
+from pathopatch.training.invariance import Edits, draw_pool, with_ground
+
+NOT_ASKED = ("interior erm", "masked groupdro", "masked gerne")
+"""Rows whose heads are not asked whether they rely on the area."""
+PER_PATIENT, MOST_ASKED = 12, 300
+"""Patches of a fold that are asked about, with and without labels of either class."""
+_ENDS = {"": "value", "_low": "low", "_high": "high"}
 
 
 @dataclass(frozen=True)
@@ -68,44 +78,67 @@ class FeatureStore:
 
     def __call__(self, patches: PatchSet, backbone: Backbone) -> Features:
         """Return the features (N, D) of patches."""
+        everything = np.arange(len(patches))
+        return self._kept(
+            patches, everything, backbone, {}, lambda new: backbone.features(patches.rows(new), threads=1)
+        )
+
+    def of_versions(self, patches: PatchSet, index: NDArray[np.int64], backbone: Backbone, edits: Edits) -> Features:
+        """Return the features (n, V, D) of versions of patches."""
+        if not len(index):
+            return np.empty((0, len(edits), backbone.network.classifier.in_features), np.float32)
+        make = partial(backbone.of_versions, patches, edits=edits, threads=1)
+        return self._kept(patches, index, backbone, {"edits": edits}, make)
+
+    def of_asked(self, patches: PatchSet, index: NDArray[np.int64], backbone: Backbone) -> Features:
+        """Return the features (n, `N_EDITS`, D) of patches and their edits, as `audit-model` makes them."""
+
+        def make(new: NDArray[np.int64]) -> Features:
+            found = []
+            for row, (pixels, tissue, ground) in zip(new, with_ground(patches, new), strict=True):
+                if tissue.all() and ground is None:  # it cannot be asked about
+                    found.append(np.full((N_EDITS, backbone.network.classifier.in_features), np.nan, np.float32))
+                    continue
+                seed = (crc32(str(patches.patch_id[row]).encode()),)
+                found.append(backbone.of_edited(list(edits(pixels, tissue, seed=seed, ground=ground)), threads=1))
+            return np.stack(found)
+
+        return self._kept(patches, index, backbone, {"edits": "asked"}, make)
+
+    def _kept(
+        self,
+        patches: PatchSet,
+        index: NDArray[np.int64],
+        backbone: Backbone,
+        about: dict[str, Any],
+        make: Callable[[NDArray[np.int64]], Features],
+    ) -> Features:
         side = patches.read(slice(0, 1)).shape[2]
-        key = fingerprint(backbone.facts() | {"input_px": side})
+        key = fingerprint(backbone.facts() | {"input_px": side} | about)
         path = self._folder / f"{key}.npz"
         if key not in self._known:
             stored = np.load(path, allow_pickle=False) if path.is_file() else {"patch_id": [], "features": []}
             self._known[key] = dict(zip(map(str, stored["patch_id"]), stored["features"], strict=True))
-        known = self._known[key]
-        is_new = np.array([name not in known for name in patches.patch_id.tolist()], np.bool_)
-        if is_new.any():
-            new = patches.rows(is_new)
-            known.update(zip(new.patch_id.tolist(), backbone.features(new, threads=1), strict=True))
+        known, names = self._known[key], patches.patch_id[index].tolist()
+        new = index[[name not in known for name in names]]
+        if len(new):
+            known.update(zip(patches.patch_id[new].tolist(), make(new), strict=True))
             self._folder.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(".part.npz")  # a run that is stopped leaves no half of a file
             np.savez(part, patch_id=np.array(list(known)), features=np.stack(list(known.values())))
             part.replace(path)
-        return np.stack([known[name] for name in patches.patch_id.tolist()])
+        return np.stack([known[name] for name in names])
 
-    def of_versions(self, patches: PatchSet, index: NDArray[np.int64], backbone: Backbone, edits: Edits) -> Features:
-        """Return the features (n, V, D) of versions of patches."""
-        side = patches.read(slice(0, 1)).shape[2]
-        key = fingerprint(backbone.facts() | {"input_px": side, "edits": edits})
-        path = self._folder / f"{key}.npz"
-        if key not in self._known:
-            stored = np.load(path, allow_pickle=False) if path.is_file() else {"patch_id": [], "features": []}
-            self._known[key] = dict(zip(map(str, stored["patch_id"]), stored["features"], strict=True))
-        known = self._known[key]
-        names = patches.patch_id[index]
-        is_new = np.array([name not in known for name in names.tolist()], np.bool_)
-        if is_new.any():
-            made = backbone.of_versions(patches, index[is_new], edits, threads=1)
-            known.update(zip(names[is_new].tolist(), made, strict=True))
-            self._folder.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part.npz")
-            np.savez(part, patch_id=np.array(list(known)), features=np.stack(list(known.values())))
-            part.replace(path)
-        if not len(names):
-            return np.empty((0, len(edits), backbone.network.classifier.in_features), np.float32)
-        return np.stack([known[name] for name in names.tolist()])
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What a fold's head answers to the edits of test patches."""
+
+    z: NDArray[np.float64]  # (n, `N_EDITS`)
+    area: NDArray[np.float64]
+    patient: NDArray[np.str_]
+    label: NDArray[np.int64]
+    is_trained_on_edits: bool
 
 
 def run_frozen(
@@ -122,24 +155,31 @@ def run_frozen(
     read = FeatureStore((folder or natural_folder) / "frozen-features")
     parts: dict[str, list[pd.DataFrame]] = {row: [] for row in rows}
     chosen: dict[str, list[str]] = {row: [] for row in rows}
+    asked: dict[str, list[_Asked]] = {row: [] for row in rows}
     groups, cut, min_tissue = None, config.thresholds[0], natural.MIN_TISSUE
     for number, fold in enumerate(_folds(case, config, folder, work)):
         groups, cut, min_tissue = fold.groups, fold.config.threshold, fold.min_tissue
         for row in list(parts):
             try:
-                part, choice = _fitted(fold, _settings(row, fold, config, seed=case.seed), read)
+                fitted = _fitted(fold, _settings(row, fold, config, seed=case.seed), read)
             except GroupEmptyError as error:
                 print(f"{case.ground} {case.case}: {row} is left out: {error}", flush=True)
                 del parts[row]
                 continue
-            parts[row].append(part.assign(fold=number))
-            chosen[row].append(choice)
+            own = fitted.settings
+            assert own is not None
+            part = answers(margins(fitted, own, fold.test, read), fold.test, fitted)
+            parts[row].append(part.assign(patch_id=fold.test.patch_id, fold=number))
+            chosen[row].append(f"{own.mask} {own.method} {own.weight_decay:g}")
+            if row not in NOT_ASKED:
+                asked[row].append(_ask(fitted, own, fold.test, read))
     made = []
     for row, tables in parts.items():
         table, about = pd.concat(tables), (case.ground, case.case, case.seed, row)
         made.append(
             natural_row(case.key(row, config), about, cut, judged(table, (cut,), min_tissue=min_tissue))
             | {"polarity": case.polarity, **_of_images(table, groups), "chosen": "; ".join(chosen[row])}
+            | _reliance(asked[row])
         )
     return {"rows": made}
 
@@ -159,25 +199,56 @@ def _settings(row: str, fold: Fold, config: BenchmarkConfig, *, seed: int) -> Tr
     return TrainConfig.model_validate(fold.config.model_dump() | own)
 
 
-def _fitted(fold: Fold, settings: TrainConfig, read: FeatureReader) -> tuple[pd.DataFrame, str]:
-    """Return `answers` on the fold's test patches with their patch_id, and the head that was chosen."""
-    fitted = fit_arrays(fold.train, fold.val, settings, read_features=read, inner_folds=fold.inner_folds)
-    own = fitted.settings
-    assert own is not None
-    part = answers(margins(fitted, own, fold.test, read), fold.test, fitted)
-    return part.assign(patch_id=fold.test.patch_id), f"{own.mask} {own.method} {own.weight_decay:g}"
+def _fitted(fold: Fold, settings: TrainConfig, read: FeatureStore) -> TrainingResult:
+    return fit_arrays(fold.train, fold.val, settings, read_features=read, inner_folds=fold.inner_folds)
+
+
+def _head(fitted: TrainingResult, settings: TrainConfig) -> tuple[Backbone, Head]:
+    network: Any = fitted.network.network if isinstance(fitted.network, InteriorCrops) else fitted.network
+    own = settings.architecture, settings.timm_args, settings.mask, settings.interior.crop_px
+    weight, bias = (values.detach().double().numpy() for values in network.classifier.parameters())
+    return Backbone(network, *own, fitted.mean, fitted.std), Head(weight, bias)
 
 
 def margins(
     fitted: TrainingResult, settings: TrainConfig, patches: PatchSet, read: FeatureReader
 ) -> NDArray[np.float64]:
     """Return z1 - z0 (N,) of patches by the head of a frozen network, on the features that are read."""
-    network: Any = fitted.network.network if isinstance(fitted.network, InteriorCrops) else fitted.network
-    own = settings.architecture, settings.timm_args, settings.mask, settings.interior.crop_px
-    backbone = Backbone(network, *own, fitted.mean, fitted.std)
-    weight, bias = (values.detach().double().numpy() for values in network.classifier.parameters())
-    logits = Head(weight, bias).logits(read(patches, backbone))
+    backbone, head = _head(fitted, settings)
+    logits = head.logits(read(patches, backbone))
     return np.asarray(logits[:, 1] - logits[:, 0])
+
+
+def _ask(fitted: TrainingResult, settings: TrainConfig, test: PatchSet, read: FeatureStore) -> _Asked:
+    count = PER_PATIENT * len(np.unique(test.patient))
+    index = draw_pool(test, min(count, MOST_ASKED))
+    backbone, head = _head(fitted, settings)
+    z = np.empty((0, N_EDITS))
+    if len(index):
+        logits = head.logits(read.of_asked(test, index, backbone))
+        z = (logits[..., 1] - logits[..., 0] - fitted.decision_threshold) / fitted.temperature
+    known = np.isfinite(z).any(axis=1)
+    index = index[known]
+    who = test.patient[index].astype(np.str_), test.label[index]
+    return _Asked(z[known], test.tissue_fraction[index], *who, bool(settings.invariance))
+
+
+def _reliance(asked: Sequence[_Asked]) -> dict[str, Any]:
+    """Return verdict, eta and adj of the heads of all folds, each asked about its own test patches."""
+    if not asked:
+        return {}
+    z, area, patient, label = (
+        np.concatenate([getattr(part, name) for part in asked]) for name in ("z", "area", "patient", "label")
+    )
+    found = reliance(
+        replace(responses_of(z, np.arange(len(z)), area, patient), label=label),
+        is_trained_on_edits=any(part.is_trained_on_edits for part in asked),
+    )
+    ends = {f"{name}{end}": found.get(name, {}).get(key) for name in ("eta", "adj") for end, key in _ENDS.items()}
+    about = {name: found.get(name) for name in ("within", "within_class")}
+    return {"verdict": found["verdict"], "asked": found["patches"], **ends, **about} | {
+        "reasons": "; ".join(found["reasons"])
+    }
 
 
 def _of_images(table: pd.DataFrame, groups: pd.DataFrame | None) -> dict[str, float]:

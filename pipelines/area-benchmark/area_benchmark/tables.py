@@ -12,9 +12,9 @@ BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 _SAME = ["ground", "case", "row"]
 _COHORT = ["polarity", "seed"]
 _RESAMPLES = 10_000
-ELIGIBLE = ("masked erm", "interior erm", "chosen by wga", "chosen by equal area")
+ELIGIBLE = ("masked erm", "interior erm", "default")
 """Frozen rows that every case of every ground has."""
-DEFAULT = "chosen by wga"
+DEFAULT = "default"
 """The row that `train` takes."""
 
 
