@@ -70,9 +70,13 @@ def run_records(work: Path, name: str) -> list[dict[str, Any]]:
 
 def chosen_heads(work: Path, name: str) -> list[str]:
     """Return the heads that validation chose for a run, sorted: ``["normalise erm, invariance 10"]``."""
-    heads = [each["chosen"] for each in run_records(work, name) if "chosen" in each]
-    paid = [f", invariance {head['invariance']:g}" if head.get("invariance") else "" for head in heads]
-    return sorted({f"{head['mask']} {head['method']}{end}" for head, end in zip(heads, paid, strict=True)})
+    return sorted({head_text(each["chosen"]) for each in run_records(work, name) if "chosen" in each})
+
+
+def head_text(chosen: Mapping[str, Any]) -> str:
+    """Return a chosen head as text: ``normalise erm, invariance 10``."""
+    paid = f", invariance {chosen['invariance']:g}" if chosen.get("invariance") else ""
+    return f"{chosen['mask']} {chosen['method']}{paid}"
 
 
 def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from pathopatch.evaluation.group_scores import (
 )
 from pathopatch.evaluation.predicting import stored_predictions
 from pathopatch.evaluation.reference import OUTCOMES, Measured, difference, measured_runs, outcome_of
-from pathopatch.evaluation.run_settings import ASSIGNMENT, read_config, row_name, run_records, run_settings
+from pathopatch.evaluation.run_settings import ASSIGNMENT, head_text, read_config, row_name, run_records, run_settings
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes, unit_noun, units_of
 from pathopatch.groups.attribute import label_names
 from pathopatch.metrics.bootstrap import LEAST_SEEDS
@@ -63,6 +63,11 @@ _NOTE = (
     "nothing can be claimed of a row marked *."
 )
 _SELECTED = {"wga": "worst-group accuracy", "gba": "group-balanced accuracy", "equal_area": "AUROC at equal area"}
+_INVARIANCE = (
+    "Heads with invariance pay for the second moment of what setting the tissue area of training patches does to their "
+    "answers, as in nuisance attribute projection (Solomonoff 2005), within-class covariance normalisation (Hatch "
+    "2006) and NCM (arXiv 2505.24843); new is that the nuisance is set."
+)
 _PACKAGES = ("numpy", "torch", "timm", "scikit-image", "openslide-python")
 
 
@@ -296,6 +301,7 @@ def methods_text(work: Path, table: pd.DataFrame, *, config: EvaluateConfig) -> 
     folds = groups["fold"].nunique() if "fold" in groups else 1
     sentences = [_data(groups), _grouping(groups, table), *_training(every, folds)]
     sentences += _rows_text(work, settings, variants)
+    sentences += [_INVARIANCE] * any(map(_has_invariance, every))
     sentences += _search(every)
     if every:
         sentences.append(_rule(every, str(table["split"].iloc[0])))
@@ -403,12 +409,17 @@ def _rows_text(work: Path, settings: Mapping[str, Mapping[str, Any]], variants: 
     return [f"Rows: {'; '.join(rows)}."] if rows else []
 
 
+def _has_invariance(settings: Mapping[str, Any]) -> bool:
+    chosen = (record.get("chosen", {}) for record in settings["records"])
+    return any(head.get("invariance") for head in (settings, *chosen))
+
+
 def _chosen_text(records: Sequence[Mapping[str, Any]]) -> str:
     found: Counter[tuple[str, int]] = Counter()
     for record in records:
         rows = csv.DictReader((record["folder"] / "history.csv").read_text().splitlines())
         stood = len({(row["mask"], row["method"]) for row in rows})  # none where nothing selects
-        found[f"{record['chosen']['mask']} {record['chosen']['method']}", stood] += 1
+        found[head_text(record["chosen"]), stood] += 1
     return "; ".join(
         f"{head} {pluralize(n, 'time')}, "
         + (f"chosen by validation of {stood} candidates" if stood > 1 else "the only candidate, so nothing was chosen")

@@ -24,7 +24,7 @@ from pathopatch.core.text import pluralize
 from pathopatch.evaluation import summary
 from pathopatch.evaluation.group_scores import effective_sizes, smallest_group, too_few_of
 from pathopatch.evaluation.reference import Measured
-from pathopatch.evaluation.run_settings import row_name, run_records
+from pathopatch.evaluation.run_settings import head_text, row_name, run_records
 from pathopatch.groups import TissueThreshold
 from pathopatch.stages.groups import fold_tables, write_folds
 from pathopatch.stages.train import train_run
@@ -137,15 +137,17 @@ def test_the_methods_paragraph_tells_solved_heads_from_networks_that_learnt() ->
 def test_a_chosen_row_says_which_heads_validation_took(tmp_path: Path) -> None:
     heads = (("normalise", "erm"), ("normalise", "resample"), ("normalise", "erm"), ("interior", "erm"))
     for fold, (mask, method) in enumerate(heads):
-        write_json(tmp_path / f"folds/{fold}/runs/a/run.json", {"chosen": {"mask": mask, "method": method}})
+        chosen = {"mask": mask, "method": method, "invariance": 10.0 * (method == "resample")}
+        write_json(tmp_path / f"folds/{fold}/runs/a/run.json", {"chosen": chosen})
         stood = heads if mask == "normalise" else heads[3:]  # a penalty each
         rows = "".join(f"{mask},{method}\n" for mask, method in stood)
         (tmp_path / f"folds/{fold}/runs/a/history.csv").write_text(f"mask,method\n{rows}")
     (tmp_path / "folds/4/runs/a").mkdir(parents=True)  # was not trained
     assert summary._chosen_text(run_records(tmp_path, "a")) == (
-        "normalise erm 2 times, chosen by validation of 3 candidates; normalise resample 1 time, chosen by validation "
-        "of 3 candidates; interior erm 1 time, the only candidate, so nothing was chosen"
+        "normalise erm 2 times, chosen by validation of 3 candidates; normalise resample, invariance 10 1 time, chosen "
+        "by validation of 3 candidates; interior erm 1 time, the only candidate, so nothing was chosen"
     )
+    assert summary._has_invariance({"records": run_records(tmp_path, "a")})
     config = {"choose": True, "method": "erm"}
     assert row_name(config, "erm", "seed 1") == "chosen head, seed 1"
     assert row_name(config | {"row_name": "mine"}, "erm", "") == "mine"
@@ -234,7 +236,7 @@ def stated(work: Path) -> Iterator[str]:
         if train["choose"]:
             history = pd.concat(pd.read_csv(record["folder"] / "history.csv") for record in own)
             stood = len(history[["mask", "method"]].drop_duplicates())
-            heads = Counter(f"{record['chosen']['mask']} {record['chosen']['method']}" for record in own)
+            heads = Counter(head_text(record["chosen"]) for record in own)
             of = (
                 f"chosen by validation of {stood} candidates"
                 if stood > 1
@@ -248,6 +250,8 @@ def stated(work: Path) -> Iterator[str]:
                 f"without one, up to {pluralize(without[0], 'training patch')} left out and "
                 f"{pluralize(without[1], 'validation patch')} counted as wrong"
             )
+    if any(record.get("chosen", {}).get("invariance") for own in records.values() for record in own):
+        yield from ("Solomonoff 2005", "Hatch 2006", "arXiv 2505.24843")
     networks = f" in each of {folds} folds, {folds * len(records)} networks" if folds else ""
     seeds = dict.fromkeys(str(train["seed"]) for train in trained.values())
     yield f"{pluralize(len(records), 'run')}{networks}, seeds: {', '.join(seeds)}."

@@ -202,6 +202,30 @@ def test_the_best_head_that_stays_is_taken_or_the_one_that_moves_least() -> None
     assert choice.steady(heads, lambda head: np.full((100, 4), np.nan)) == (heads[0], True)  # nothing was measured
 
 
+def test_heads_are_asked_at_set_areas_without_the_fold_of_the_patch(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patches = of_colour([[16, 16], [16, 16]])
+    x = np.random.default_rng(0).normal(size=(len(patches), DIM)).astype(np.float32)  # a head knows what it learnt
+    place = {name: number for number, name in enumerate(patches.patch_id)}
+
+    class Unmoved:
+        def __call__(self, of: PatchSet, _: Backbone) -> NDArray[np.float32]:
+            return x[[place[name] for name in of.patch_id]]
+
+        def of_versions(self, of: PatchSet, index: NDArray[np.int64], _: Backbone, edits: Any) -> NDArray[np.float32]:
+            return np.repeat(self(of.rows(index), _)[:, None], len(edits), axis=1)
+
+    found: list[tuple[Tried, NDArray[np.float64]]] = []
+    monkeypatch.setattr(
+        frozen, "steady", lambda heads, at_areas: (found.append((heads[0], at_areas(heads[0]))), (heads[0], True))[1]
+    )
+    fit_frozen(patches, None, config_of(weights, choose=True), read_features=Unmoved(), inner_folds=4)
+    ((head, z),) = found
+    held_out = head.logits[:, 1] - head.logits[:, 0]  # where nothing moves, an edit has the answer of validation
+    np.testing.assert_allclose(z, np.repeat(held_out[:, None], len(choice.ASKED), axis=1), rtol=1e-6)
+
+
 def test_choose_does_without_crops_where_no_tissue_holds_one(weights: Path) -> None:
     patches = of_colour([[12, 12], [12, 12]])
     thin = np.zeros((48, 32, 32), np.bool_)
