@@ -12,8 +12,9 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import permutations
@@ -25,10 +26,13 @@ from pathopatch.core.errors import (
     InputChangedError,
     InputCorruptError,
     InputMissingError,
+    InputUnsupportedError,
+    PathopatchError,
     StaleArtefactError,
 )
 from pathopatch.core.files import atomic_path, file_state, making_remedy, plain, read_json, write_json
 from pathopatch.core.input_files import open_regular
+from pathopatch.core.status import SlideStatus
 from pathopatch.core.version import __version__
 
 if TYPE_CHECKING:
@@ -43,6 +47,8 @@ _MOST_ORDERED = 4  # files of a slide: 24 orders
 _SAMPLE_BYTES = 2**20
 _ZARR_METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup")
 _STAMP_KEY = b"pathopatch"
+EXPORT = "export.json"
+"""File of an export that has its stamp."""
 _UNSET = object()
 _SHOWN_KEYS, _SHOWN_CHARACTERS = 8, 80  # of an error's text
 _log = logging.getLogger(__name__)
@@ -253,53 +259,48 @@ def changed(place: Path | str) -> InputChangedError:
 
 
 def is_up_to_date(
-    *paths: Path,
     stamp: Stamp,
+    existing: Sequence[Stamp | None],
+    place: Path,
+    *,
     force: bool = False,
-    existing: Sequence[Stamp | None] | None = None,
-    refuse: Callable[[Stamp, Path], bool | None] | None = None,
+    refuse: Callable[[Stamp, Stamp, Path], bool | None] | None = None,
 ) -> bool:
-    """Return whether an artefact already is what a stage would write.
+    """Return whether an artefact already is what a stage would write: its parts carry one stamp, and it is equal.
 
-    Parameters
-    ----------
-    paths : Path
-        Its parts, each with a stamp; the artefact is finished if they carry one and the same.
-    existing : sequence of Stamp or None, optional
-        Stamps of the parts, where `read_stamp` cannot read them.
-    refuse : callable, optional
-        Called with the stamp and place of an artefact that differs; may raise an error that says more than that, or
-        return True to have it made anew.
+    Arguments are those of `made`; `existing` are the stamps of its parts, the first of which is at `place`.
 
     Raises
     ------
     StaleArtefactError
         The artefact was made of something else and `force` is off.
     """
-    stamps = [read_stamp(path) for path in paths] if existing is None else existing
-    first = stamps[0]
+    first = existing[0]
     # Parts that do not belong together were left by a killed process: there is no finished artefact.
-    if first is None or any(part is None or part.differences(first) for part in stamps):
+    if first is None or any(part is None or part.differences(first) for part in existing):
         return False
     changes = stamp.differences(first)
     if not changes or force:
         return not changes
-    if refuse is not None and first.schema_version == stamp.schema_version and refuse(first, paths[0]):
+    if refuse is not None and first.schema_version == stamp.schema_version and refuse(stamp, first, place):
         return False
-    require_schema(first, place=paths[0], remedy="run the same command with --force to make it anew")
+    require_schema(first, place=place, remedy="run the same command with --force to make it anew")
     raise StaleArtefactError(
         "the output here was made with other settings or inputs: " + "; ".join(changes),
-        place=str(paths[0]),
+        place=str(place),
         remedy="use --force to redo it, or another work folder to keep both",
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Artefact:
+@dataclass(kw_only=True)
+class Job:
     """An artefact in the making. If `is_current`, it is there already, and its parts need not be written."""
 
     stamp: Stamp
-    is_current: bool
+    is_current: bool = False
+    unreadable: Sequence[Path] = ()  # parts that are there, and have no stamp that can be read
+    status: SlideStatus | None = None
+    _began: float = field(default_factory=time.time)
 
     def write_table(self, path: Path, table: pd.DataFrame) -> None:
         """Write a Parquet table with the stamp, by rename."""
@@ -309,30 +310,85 @@ class Artefact:
         """Write plain values and the stamp as JSON, by rename."""
         write_json(path, {**values, "stamp": self.stamp.to_dict()})
 
+    def record(self, entry: Mapping[str, Any]) -> None:
+        """Write how the work on the slide ended, with times, which stand in its status and nowhere else."""
+        assert self.status is not None
+        seconds = {} if self.is_current else {"seconds": f"{time.time() - self._began:.2f}"}
+        self.status.write({**entry, **seconds, "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+
+    def require_own(self, what: str) -> None:
+        """Refuse to replace what no stage wrote, with InputUnsupportedError; `what` is a noun."""
+        for path in self.unreadable:
+            raise InputUnsupportedError(
+                f"the path exists and is no {what}", place=str(path), remedy="choose another folder"
+            )
+
+    def begin(self) -> None:
+        """Write that the work on the slide has begun: from now on an earlier "done" is no longer true."""
+        if self.status is not None:
+            self.status.write({"state": "running", **self.status.about})
+
 
 @contextmanager
-def artefact(
-    *paths: Path,
-    stamp: Stamp,
-    force: bool = False,
-    existing: Sequence[Stamp | None] | None = None,
+def made(
+    *parts: Path,
+    stamp: Stamp | Callable[[], Stamp],
+    status: SlideStatus | None = None,
     is_whole: Callable[[], bool] = lambda: True,
-) -> Iterator[Artefact]:
-    """Make an artefact, unless it is there: ``with artefact(…) as made: if made.is_current: return …``.
+    refuse: Callable[[Stamp, Stamp, Path], bool | None] | None = None,
+    require_unchanged: Callable[[], None] = lambda: None,
+    force: bool = False,
+    dry: bool = False,
+) -> Iterator[Job]:
+    """Make an artefact, unless it is there: ``with made(…) as job: if job.is_current: return …``.
 
-    Parameters and errors are those of `is_up_to_date`; `is_whole` is asked where the stamps agree, and False makes the
-    artefact anew. A slide's outputs are made by `pathopatch.core.task.SlideOutputs`.
+    Parameters
+    ----------
+    parts : Path
+        Files or folders with one and the same stamp; the first has it only when all are written.
+    stamp : Stamp or callable
+        What the artefact is made of; called with the slide locked.
+    status : SlideStatus, optional
+        Of a slide: it is locked, and its state recorded. A second process waits for the first one.
+    is_whole : callable, optional
+        Asked where the stamps agree: False makes the artefact anew.
+    refuse : callable, optional
+        Called with the new stamp, the one that differs, and its place; may raise an error that says more than
+        StaleArtefactError, or return True to have the artefact made anew.
+    require_unchanged : callable, optional
+        Raises InputChangedError if inputs changed; called if the work fails, since that may be the reason.
+    force : bool
+        Make anew what was made of something else.
+    dry : bool
+        Only look: nothing is locked or recorded.
+
+    Raises
+    ------
+    StaleArtefactError
+        The artefact was made of something else and `force` is off.
     """
-    made = Artefact(
-        stamp=stamp,
-        is_current=is_up_to_date(*paths, stamp=stamp, force=force, existing=existing) and is_whole(),
-    )
-    yield made
-    _log.debug("%s: %s %s", stamp.stage, paths[0], "is current" if made.is_current else "was made")
+    with nullcontext() if status is None or dry else status.locked():
+        existing = [read_stamp(part) for part in parts]
+        unreadable = [part for part, found in zip(parts, existing, strict=True) if found is None and part.exists()]
+        job = Job(stamp=stamp() if callable(stamp) else stamp, unreadable=unreadable, status=None if dry else status)
+        try:
+            is_equal = is_up_to_date(job.stamp, existing, parts[0], force=force, refuse=refuse)
+            job.is_current = is_equal and is_whole()
+        except InputCorruptError:
+            job.begin()  # what is damaged is finished no longer
+            raise
+        if not job.is_current:
+            job.begin()
+        try:
+            yield job
+        except PathopatchError:
+            require_unchanged()
+            raise
+        _log.debug("%s: %s %s", job.stamp.stage, parts[0], "is current" if job.is_current else "was made")
 
 
 def read_stamp(path: Path) -> Stamp | None:
-    """Return the stamp of a finished Parquet table, JSON file or patch store; None if there is none to read."""
+    """Return the stamp of a finished Parquet table, JSON file, patch store or export; None if there is none to read."""
     if path.suffix == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -350,7 +406,7 @@ def read_stamp(path: Path) -> Stamp | None:
         raw = attributes.get("stamp") if attributes.get("complete") is True else None
     else:
         try:
-            raw = read_json(path).get("stamp")
+            raw = read_json(path / EXPORT if path.is_dir() else path).get("stamp")
         except (InputMissingError, InputCorruptError):
             return None
     return Stamp.from_dict(raw) if raw else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -30,6 +31,7 @@ _ALL_USERS = 0o666  # another user who may write in the folder may also take its
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # raised on some network drives
 _SHORT_POLL_S, _LONG_POLL_S = 0.005, 0.2
 _log = logging.getLogger(__name__)
+_held = threading.local()  # locks of slides that this thread took: what makes the outputs may ask for them again
 
 
 def slide_lock(slide_id: str, stage: str) -> str:
@@ -39,7 +41,9 @@ def slide_lock(slide_id: str, stage: str) -> str:
 
 @contextmanager
 def folder_lock(out: Path, name: str, *, waiting_for: str = "", limit_s: float | None = None) -> Iterator[None]:
-    """Hold a lock of a work folder; wait while another process, or thread, holds it. Not to be entered twice by one.
+    """Hold a lock of a work folder; wait while another process, or thread, holds it.
+
+    A thread that has it by `free_lock` goes on. Else it is not to be entered twice by one.
 
     `name` is `STATUS`, `REVIEW`, or what `slide_lock` returns. With `waiting_for`, what is locked, a warning tells of
     the wait. `limit_s` is the longest wait, s.
@@ -53,6 +57,9 @@ def folder_lock(out: Path, name: str, *, waiting_for: str = "", limit_s: float |
     DiskFullError
         No space was left.
     """
+    if (out, name) in getattr(_held, "locks", ()):
+        yield
+        return
     release = _acquire(out, name)
     if release is None:
         if waiting_for:
@@ -68,6 +75,20 @@ def folder_lock(out: Path, name: str, *, waiting_for: str = "", limit_s: float |
     try:
         yield
     finally:
+        release()
+
+
+@contextmanager
+def free_lock(out: Path, name: str) -> Iterator[bool]:
+    """Hold a lock of a work folder if no other has it; yield whether it is held. Errors are those of `folder_lock`."""
+    if (release := _acquire(out, name)) is None:
+        yield False
+        return
+    _held.locks = {*getattr(_held, "locks", ()), (out, name)}
+    try:
+        yield True
+    finally:
+        _held.locks -= {(out, name)}
         release()
 
 

@@ -5,13 +5,16 @@ Every file is written under the folder's status lock, by rename.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pathopatch.core.errors import InputCorruptError, InputMissingError, PathopatchError
 from pathopatch.core.files import inside, read_json, write_json
-from pathopatch.core.locks import STATUS, folder_lock
+from pathopatch.core.locks import STATUS, folder_lock, slide_lock
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +26,30 @@ TERMINAL_STATES = (*FINISHED, "failed")
 """States in which nobody works on a slide."""
 _KEYS = ("slide_id", "stage")
 _NESTED = ("counts", "summary")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideStatus:
+    """A slide in one stage: where its state stands, and the lock on what the stage makes of it."""
+
+    out: Path  # the work folder
+    slide_id: str
+    stage: str
+    about: Mapping[str, Any] = field(default_factory=dict)  # recorded while the work goes on
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the slide's lock; raises as `folder_lock`."""
+        name, waiting_for = slide_lock(self.slide_id, self.stage), f"slide {self.slide_id} ({self.stage})"
+        return folder_lock(self.out, name, waiting_for=waiting_for)
+
+    def read(self) -> dict[str, Any]:
+        """Return the entry of the stage; empty if there is none."""
+        entry: dict[str, Any] = read_status(self.out, self.slide_id).get(self.stage, {})
+        return entry
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        """Replace the entry of the stage, with this host unless it names one; raises as `update_status`."""
+        update_status(self.out, self.slide_id, self.stage, {"host": socket.gethostname(), **entry})
 
 
 def update_status(out: Path, slide_id: str, stage: str, entry: Mapping[str, Any]) -> None:

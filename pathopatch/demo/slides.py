@@ -19,7 +19,7 @@ import pandas as pd
 import tifffile
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import Stamp, artefact
+from pathopatch.core.artefacts import Stamp, made
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.files import atomic_path, write_bytes, write_csv
 from pathopatch.core.patients import SPLITS
@@ -109,8 +109,8 @@ def make_cohort(
     out, spec = Path(out), spec or CohortSpec()
     stamp = Stamp(stage="demo", settings={"seed": seed, "shortcut": shortcut, "spec": asdict(spec)})
     manifest, facts = out / "manifest.csv", out / "cohort.json"
-    with artefact(facts, stamp=stamp, force=force, is_whole=manifest.is_file) as made:
-        if made.is_current:
+    with made(facts, stamp=stamp, force=force, is_whole=manifest.is_file) as job:
+        if job.is_current:
             return manifest
         facts.unlink(missing_ok=True)
         rows: list[dict[str, Any]] = []
@@ -126,7 +126,7 @@ def make_cohort(
         names = ("slide_id", "patient_id", "split", *(f"path:{c}" for c in CHANNELS), "mpp", "tumor_mask", "background")
         write_csv(out / "truth.csv", pd.DataFrame(truth))
         write_csv(manifest, pd.DataFrame(rows)[list(names)])
-        made.write_json(facts, {"seed": seed, "shortcut": shortcut, "spec": asdict(spec)})
+        job.write_json(facts, {"seed": seed, "shortcut": shortcut, "spec": asdict(spec)})
     return manifest
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file, read_table
+from pathopatch.core.artefacts import Stamp, fingerprint_file, made, read_table
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
 from pathopatch.core.files import atomic_path, write_csv
@@ -111,8 +111,8 @@ def write_evaluation(
     """
     inputs = {"groups": fingerprint_file(WorkFolder(work).groups), **inputs}
     stamp = Stamp(stage="evaluate", settings=settings, inputs=inputs)
-    with artefact(out / "metrics.json", stamp=stamp, force=force, is_whole=lambda: not force) as output:
-        if output.is_current:
+    with made(out / "metrics.json", stamp=stamp, force=force, is_whole=lambda: not force) as job:
+        if job.is_current:
             return out
         groups = read_table(WorkFolder(work).groups)
         predictions, threshold, about = predict(groups)
@@ -128,12 +128,12 @@ def write_evaluation(
         }
         with atomic_path(out) as temporary:
             temporary.mkdir(parents=True)
-            output.write_table(temporary / "predictions.parquet", predictions)
+            job.write_table(temporary / "predictions.parquet", predictions)
             for name, table in tables.items():
                 # One channel has no ablation.
                 if len(table):
                     write_csv(temporary / f"{name}.csv", table)
-            output.write_json(temporary / "metrics.json", {**about, **numbers})
+            job.write_json(temporary / "metrics.json", {**about, **numbers})
     return out
 
 

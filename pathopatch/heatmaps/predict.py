@@ -39,8 +39,7 @@ from pathopatch.models.spec import (
 )
 from pathopatch.patches.analysis import PatchBatch, SlideAnalysis
 from pathopatch.patches.grid import Grid
-from pathopatch.patches.intensity import scale
-from pathopatch.patches.source import FromSlide, measure
+from pathopatch.patches.source import FromSlide, measured
 from pathopatch.slides import Slide, in_order, tolerant
 from pathopatch.slides.resolution import SlideFacts
 
@@ -373,36 +372,25 @@ def _batches(
             part = PatchBatch._make(values[is_taken] for values in part)
             inside = inside[is_taken]
         if len(part.rows):
-            yield _prepared(part, source.origins[part.rows], source, ensemble, inside)
+            yield _prepared(part, source, ensemble, inside)
 
 
-def _prepared(
-    part: PatchBatch,
-    origins: NDArray[np.int64],
-    source: FromSlide,
-    ensemble: Ensemble,
-    inside: NDArray[np.bool_] | None,
-) -> _Batch:
-    """Return patches at some origins, (n, 2), as a batch: measured, scaled, and as each member takes them.
+def _prepared(part: PatchBatch, source: FromSlide, ensemble: Ensemble, inside: NDArray[np.bool_] | None) -> _Batch:
+    """Return patches as a batch: measured, scaled, and as each member takes them.
 
     `inside` (n, P, P) are their tissue masks, for members that take them and for a correction.
     """
-    patches, windows = part.patches, source.windows
-    scaled = np.empty(patches.shape, np.float32)
-    saturated, sharp = np.empty((2, len(patches)))
-    means = np.empty(patches.shape[:2], np.float32)
-    # Patch by patch, which the processor's cache holds.
-    for number, (x, y) in enumerate(origins.tolist()):
-        means[number] = scale(patches[number], windows, out=scaled[number]).mean(axis=(1, 2))
-        saturated[number], sharp[number] = measure(source, patches[number], (x, y), scaled[number])
-    values = {"row": part.rows, "saturated_fraction": saturated, "sharpness": sharp, "mean": means.astype(np.float64)}
-    x = [member.standardised(scaled, inside) for member in ensemble.members]
+    found = measured(source, part.patches, part.rows)
+    values = {"row": part.rows, "saturated_fraction": found.saturated, "sharpness": found.sharpness}
+    values["mean"] = found.mean.astype(np.float64)
+    x = [member.standardised(found.scaled, inside) for member in ensemble.members]
     if ensemble.area_correct == "none" or inside is None:
         return _Batch(x, values)
     masks, area = masks_and_area(inside, edit_side(ensemble, inside.shape[-1]))
     if ensemble.area_correct == "subtract":
         return _Batch(x, values, area)
-    return _Batch(x, values, area, *_with_areas(ensemble, scaled, masks, origins, source.clearest))
+    origins = source.origins[part.rows]
+    return _Batch(x, values, area, *_with_areas(ensemble, found.scaled, masks, origins, source.clearest))
 
 
 def _with_areas(

@@ -19,19 +19,20 @@ from typing import Any, cast
 import numpy as np
 
 from pathopatch.core.artefacts import (
+    Job,
     Stamp,
     file_marks,
     fingerprint,
     fingerprint_file,
-    read_stamp,
+    made,
     require_same_source,
     write_tables,
 )
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
 from pathopatch.core.files import atomic_path, json_text, write_json
-from pathopatch.core.status import FINISHED, read_status, update_status
-from pathopatch.core.task import Outcome, SlideArtefact, SlideOutputs
+from pathopatch.core.status import FINISHED, SlideStatus, read_status
+from pathopatch.core.task import Outcome
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.source import FromFeatures
 from pathopatch.heatmaps import FACTS
@@ -62,6 +63,7 @@ from pathopatch.models.leakage import leakage, leakage_warning
 from pathopatch.models.spec import BundleSpec, patch_limits
 from pathopatch.patches.analysis import read_level
 from pathopatch.patches.picture import write_png
+from pathopatch.patches.source import FromSlide
 from pathopatch.slides import Slide
 from pathopatch.slides.composite import Picture, compose, shrunk
 from pathopatch.slides.slide_paths import ID_REMEDY, split_fragment, valid_slide_id
@@ -80,12 +82,14 @@ def write_prediction(
     patient_id: str = "",
     config: PredictConfig = DEFAULTS,
     force: bool = False,
+    dry: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> Outcome:
     """Predict a slide and write ``predictions/<id>.parquet``, ``heatmaps/<id>/`` and its status, unless up to date.
 
     A second process waits for the first one, and then finds its outputs. Damaged outputs are made again with a warning.
     The patient is kept in the status, for the summary by patient; `progress` is called with (grid positions done, all).
+    With `dry` nothing is written; see `FromSlide.to_do`.
 
     Raises
     ------
@@ -103,79 +107,72 @@ def write_prediction(
     slide_id = source.slide_id
     if not valid_slide_id(slide_id):
         raise InputUnsupportedError(f"{slide_id!r} is no slide id", place="slide_id", remedy=ID_REMEDY)
-    known_as = leakage([member.spec for member in ensemble.members], source.contents)
-    leaks = [warning] if (warning := leakage_warning(known_as)) else []
     about = {} if config.deidentify else {"source": source.source, "patient_id": patient_id}
-    outputs, damaged = prediction_outputs(source, ensemble, out, config, force=force, about=about)
-    facts_path, table_path = outputs.parts
-    folder = facts_path.parent
-    with outputs.made() as output:
-        if output.is_current:
-            return _reuse_existing(out, slide_id, folder, about, output)
-        prediction = predict_patches(source, ensemble, config, progress=progress)
-        # All is written under temporary names. The table takes its place first, then the folder, the status last:
-        # on a full disk the earlier outputs stay as they were.
-        with atomic_path(folder) as temporary, atomic_path(table_path) as table:
-            write_tables(table, prediction.tables(), output.stamp)
-            temporary.mkdir()
-            facts = _write_folder(
-                temporary,
-                table,
-                ensemble,
-                prediction,
-                output.stamp,
-                wanted=config.outputs,
-                drawn_name="" if config.deidentify else slide_id,
-                known_as=known_as,
-                warnings=[*leaks, *_correction_warnings(ensemble), *source.warnings, *_tissue_warnings(prediction)],
-            )
-            outputs.require_unchanged()
-        output.record(_status_entry(facts, about))
-        outcome = _outcome(slide_id, facts)
-        if damaged:  # told once: what is there now is whole
-            notice = f"the outputs were damaged and are made again: {'; '.join(damaged)}"
-            outcome = replace(outcome, warnings=(*outcome.warnings, notice))
-        return outcome
-
-
-def prediction_outputs(
-    source: DrawnSource,
-    ensemble: Ensemble,
-    out: Path,
-    config: PredictConfig,
-    *,
-    force: bool = False,
-    about: Mapping[str, Any] | None = None,
-) -> tuple[SlideOutputs, list[str]]:
-    """Return what `write_prediction` makes, and a list that tells what of it is damaged once that was looked at.
-
-    `about` is for the slide's status.
-    """
-    folder, table_path = WorkFolder(out).heatmap(source.slide_id), WorkFolder(out).predictions(source.slide_id)
-    parts, damaged = (folder / FACTS, table_path), list[str]()
-
-    def make_stamp() -> Stamp:
-        damaged.extend(f"{path.name} cannot be read" for path in parts if path.exists() and read_stamp(path) is None)
-        return _stamp(source, ensemble, config)
+    folder, table_path = WorkFolder(out).heatmap(slide_id), WorkFolder(out).predictions(slide_id)
+    damaged: list[str] = []
 
     def is_whole() -> bool:
         damaged.extend(heatmap_damages(folder, table_path))
         # What was not asked for before is not damaged, and yet to be made.
         return not damaged and read_facts(folder)["outputs"].keys() >= set(config.outputs)
 
-    outputs = SlideOutputs(
-        out=out,
-        slide_id=source.slide_id,
-        stage=STAGE,
-        parts=parts,
-        make_stamp=make_stamp,
-        force=force,
-        refuse=partial(_refuse_other_slide, out, source, config.replace_changed),
+    with made(
+        folder / FACTS,
+        table_path,
+        stamp=lambda: _stamp(source, ensemble, config),
+        status=SlideStatus(out=out, slide_id=slide_id, stage=STAGE, about=about),
         is_whole=is_whole,
+        refuse=partial(_refuse_other_slide, out, source, config.replace_changed),
         require_unchanged=source.require_unchanged,
-        about=about or {},
-    )
-    return outputs, damaged
+        force=force,
+        dry=dry,
+    ) as job:
+        if job.is_current:
+            return _reuse_existing(slide_id, folder, about, job)
+        if dry:
+            assert isinstance(source, FromSlide)
+            return source.to_do()
+        prediction = predict_patches(source, ensemble, config, progress=progress)
+        facts = _write(prediction, source, ensemble, config, job.stamp, folder, table_path)
+        job.record(_status_entry(facts, about))
+        outcome = _outcome(slide_id, facts)
+        damaged[:0] = [f"{path.name} cannot be read" for path in job.unreadable]
+        if damaged:  # told once: what is there now is whole
+            notice = f"the outputs were damaged and are made again: {'; '.join(damaged)}"
+            outcome = replace(outcome, warnings=(*outcome.warnings, notice))
+        return outcome
+
+
+def _write(
+    prediction: Prediction,
+    source: DrawnSource,
+    ensemble: Ensemble,
+    config: PredictConfig,
+    stamp: Stamp,
+    folder: Path,
+    table_path: Path,
+) -> HeatmapFacts:
+    """Write the table and the heatmap's folder; return the content of ``heatmap.json``."""
+    known_as = leakage([member.spec for member in ensemble.members], source.contents)
+    leaks = [warning] if (warning := leakage_warning(known_as)) else []
+    # All is written under temporary names. The table takes its place first, then the folder: on a full disk the earlier
+    # outputs stay as they were.
+    with atomic_path(folder) as temporary, atomic_path(table_path) as table:
+        write_tables(table, prediction.tables(), stamp)
+        temporary.mkdir()
+        facts = _write_folder(
+            temporary,
+            table,
+            ensemble,
+            prediction,
+            stamp,
+            wanted=config.outputs,
+            drawn_name="" if config.deidentify else source.slide_id,
+            known_as=known_as,
+            warnings=[*leaks, *_correction_warnings(ensemble), *source.warnings, *_tissue_warnings(prediction)],
+        )
+        source.require_unchanged()
+    return facts
 
 
 def _correction_warnings(ensemble: Ensemble) -> list[str]:
@@ -268,16 +265,16 @@ def slide_fingerprint(slide: Slide) -> str:
     return fingerprint(pixels)
 
 
-def _reuse_existing(out: Path, slide_id: str, folder: Path, about: Mapping[str, Any], output: SlideArtefact) -> Outcome:
+def _reuse_existing(slide_id: str, folder: Path, about: Mapping[str, Any], job: Job) -> Outcome:
     """Return the outcome of existing outputs, and bring the slide's status up to date."""
     facts = read_facts(folder)
-    entry = read_status(out, slide_id).get(STAGE, {})
-    current = {name: value for name, value in about.items() if value}
-    # The status is missing after an interruption, and outdated if the slide has moved or has another patient now.
-    if entry.get("state") not in FINISHED:
-        output.record(_status_entry(facts, about))
-    elif any(entry.get(name) != value for name, value in current.items()):
-        update_status(out, slide_id, STAGE, {**entry, **current})
+    if job.status is not None:
+        entry, current = job.status.read(), {name: value for name, value in about.items() if value}
+        # The status is missing after an interruption, and outdated if the slide has moved or has another patient now.
+        if entry.get("state") not in FINISHED:
+            job.record(_status_entry(facts, about))
+        elif any(entry.get(name) != value for name, value in current.items()):
+            job.status.write({**entry, **current})
     return replace(_outcome(slide_id, facts), state="current")
 
 

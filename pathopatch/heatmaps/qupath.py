@@ -16,9 +16,9 @@ from typing import Any
 
 import shapely
 
-from pathopatch.core.artefacts import Stamp, artefact, fingerprint, read_table
-from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError, PathopatchError
-from pathopatch.core.files import atomic_path, link_or_copy, read_json, write_json
+from pathopatch.core.artefacts import EXPORT, Stamp, fingerprint, made, read_table
+from pathopatch.core.errors import InputCorruptError, InputMissingError, PathopatchError
+from pathopatch.core.files import atomic_path, link_or_copy, write_json
 from pathopatch.core.task import Progress
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups.decisions.decision import (
@@ -53,7 +53,7 @@ _CLASSES: dict[str, tuple[str, tuple[int, int, int]]] = {
 """QuPath's class and its colour (Okabe-Ito) by verdict."""
 _DESCRIPTION = "ANNOTATION_DESCRIPTION"  # the key under which QuPath keeps what it shows as an annotation's description
 _DECISIONS = uuid.uuid5(uuid.NAMESPACE_URL, "pathopatch:decision")
-_DECISIONS_FILE, _EXPORT = "decisions.geojson.gz", "export.json"
+_DECISIONS_FILE = "decisions.geojson.gz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,6 @@ def write_export(
         raise InputMissingError(
             "no prediction here", place=str(out), remedy="run pathopatch predict, or name its output folder"
         )
-    existing = _stamp_of_export(path, kind)
     errors: dict[str, PathopatchError] = {}
     inputs: dict[str, str] = {}
     for slide_id in ids:
@@ -141,31 +140,17 @@ def write_export(
         raise errors[ids[0]]
     notes = {slide_id: f"{error.message}; {error.remedy}" for slide_id, error in errors.items()}
     stamp = Stamp(stage=f"export {kind.lower()}", inputs=inputs)
-    with artefact(path, stamp=stamp, force=force, existing=[existing]) as output:
-        if not output.is_current:
+    with made(path, stamp=stamp, force=force) as job:
+        job.require_own(f"export for {kind}")
+        if not job.is_current:
             with atomic_path(path) as folder:
                 folder.mkdir()
                 for number, (slide_id, mark) in enumerate(inputs.items(), 1):
                     write(folder, slide_id, mark)
                     if progress is not None:
                         progress("export", number, len(inputs), slide_id)
-                write_json(folder / _EXPORT, {"stamp": stamp.to_dict(), "left_out": notes})
+                write_json(folder / EXPORT, {"stamp": stamp.to_dict(), "left_out": notes})
     return ExportFolder(path=path, slides=len(inputs), notes=notes)
-
-
-def _stamp_of_export(path: Path, kind: str) -> Stamp | None:
-    """Return the stamp of the export at a path, None where there is nothing; refuse anything else."""
-    if not path.exists():
-        return None
-    try:
-        stamp = Stamp.from_dict(read_json(path / _EXPORT)["stamp"])
-        if stamp.stage == f"export {kind.lower()}":
-            return stamp
-    except (PathopatchError, KeyError, TypeError):
-        pass
-    raise InputUnsupportedError(
-        f"the path exists and is no export for {kind}", place=str(path), remedy="choose another folder"
-    )
 
 
 def whole_facts(out: Path, slide_id: str, *names: str) -> HeatmapFacts:

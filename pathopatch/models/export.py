@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, softmax
 
-from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file
-from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
-from pathopatch.core.files import atomic_path, read_json, write_json
+from pathopatch.core.artefacts import EXPORT, Stamp, fingerprint_file, made
+from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.files import atomic_path, write_json
 from pathopatch.core.mask_bits import LEAST_SHARE
 from pathopatch.models.bundle import SPEC, WEIGHTS, checked_bundle
 from pathopatch.models.card import (
@@ -52,7 +52,6 @@ from pathopatch.models.runtime.torch_runtime import TorchRuntime
 from pathopatch.models.spec import BundleSpec
 from pathopatch.models.verify import (
     DESCRIPTION,
-    EXPORT,
     EXPORTED,
     verify_export,
 )
@@ -159,8 +158,16 @@ def export_model(bundle: Path, path: Path, *, kind: Format, force: bool = False)
         settings={"version": _VERSION},
         inputs={path.name: fingerprint_file(path) for path in (bundle / WEIGHTS, bundle / SPEC)},
     )
-    with artefact(path, stamp=stamp, force=force, existing=[_stamp_of_export(bundle, path)]) as output:
-        if output.is_current:
+    place, home = path.resolve(), bundle.resolve()
+    if place == home or home in place.parents or place in home.parents:
+        raise InputUnsupportedError(
+            "the export would be written into the bundle, or replace it",
+            place=str(path),
+            remedy="choose another folder",
+        )
+    with made(path, stamp=stamp, force=force) as job:
+        job.require_own("export of a model")
+        if job.is_current:
             return False
         plain = load_network(bundle)
         network = ExportedNetwork(spec, plain, is_wsinfer=kind == "wsinfer")
@@ -229,28 +236,6 @@ def _of_crops(spec: BundleSpec) -> BundleSpec:
     mpp = None if spec.mpp is None else spec.mpp * spec.patch_px / spec.input_px
     sides = dict.fromkeys(("patch_px", "stride_px", "input_px"), spec.crop_px)
     return spec.model_copy(update={**sides, "mpp": mpp, "mask": "none", "crop_px": None})
-
-
-def _stamp_of_export(bundle: Path, path: Path) -> Stamp | None:
-    """Return the stamp of the export at a path; refuse any other folder, above all the bundle."""
-    place, home = path.resolve(), bundle.resolve()
-    if place == home or home in place.parents or place in home.parents:
-        raise InputUnsupportedError(
-            "the export would be written into the bundle, or replace it",
-            place=str(path),
-            remedy="choose another folder",
-        )
-    if not path.exists():
-        return None
-    try:
-        ours = read_json(path / EXPORT).get("stamp") if (path / EXPORT).is_file() else None
-    except InputCorruptError:
-        ours = None
-    if not isinstance(ours, dict):
-        raise InputUnsupportedError(
-            "the path exists and is no export of a model", place=str(path), remedy="choose another folder"
-        )
-    return Stamp.from_dict(ours)
 
 
 def _metadata(whole: BundleSpec, kind: Format) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pathopatch.core.artefacts import EXPORT
 from pathopatch.core.errors import (
     InputCorruptError,
     InputUnsupportedError,
@@ -38,8 +39,8 @@ from pathopatch.models.loading import load_model, network_of
 from pathopatch.models.spec import ONNX_NETWORK, BundleSpec
 from pathopatch.models.weights import file_fingerprint, require_finite
 
-EXPORT, DESCRIPTION = "export.json", "config.json"
-"""Files of an export: what it is, and wsinfer's description."""
+DESCRIPTION = "config.json"
+"""File of an export: wsinfer's description."""
 EXPORTED = {"onnx": "model.onnx", "wsinfer": "torchscript_model.pt"}
 """The network of an export, by its format."""
 _EXPORT_TOLERANCE = 1e-5  # of a probability; of logits as part of the largest one

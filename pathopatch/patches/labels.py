@@ -155,7 +155,7 @@ class SlideLabels:
             tumor = PolygonRegion(whole if source.whole_slide == "all" else shapely.Polygon(), slide_size)
         if source.labelled_mask is not None:
             labelled = MaskRegion(source.labelled_mask, slide_size, grid=grid)
-        self._tumor, self._labelled = tumor, labelled
+        self._tumor, self._labelled, self.whole_slide = tumor, labelled, source.whole_slide
 
     @property
     def has_tumor_mask(self) -> bool:

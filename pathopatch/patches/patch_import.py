@@ -17,12 +17,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file
+from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file, made
 from pathopatch.core.config import ReadyConfig, TileConfig, parse
 from pathopatch.core.errors import InputUnsupportedError, TableError
 from pathopatch.core.files import atomic_path
 from pathopatch.core.patients import invented_patients_note
-from pathopatch.core.task import SlideOutputs
+from pathopatch.core.status import SlideStatus
+from pathopatch.core.task import Outcome
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches.import_list import LIST_NAME, ImageSpec, common_spec, find_copies, read_list, read_tumor_mask
 from pathopatch.patches.source import STAGE, FromImages, sheet_grid
@@ -31,7 +32,6 @@ from pathopatch.patches.store_writer import SHARD_PATCHES
 from pathopatch.patches.tile import (
     EXTRA_COLUMNS,
     Measured,
-    TileResult,
     finish_tiles,
     found_tiles,
     is_whole,
@@ -51,7 +51,7 @@ def tile_patches(
     distinct_patients: Collection[tuple[str, str]] = (),
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[TileResult, dict[str, object]]:
+) -> tuple[Outcome, dict[str, object]]:
     """Write the store, patch table and status of a set of existing patches; do nothing if they are current.
 
     The `source` is a CSV file or folder, and `distinct_patients` as well, see `read_list`.
@@ -86,19 +86,15 @@ def tile_patches(
     fingerprints = [fingerprint_file(file) for file in files]
     stamp = _stamp(listed, config, name, fingerprints, ready)
     parts = WorkFolder(out).store(name), WorkFolder(out).patches(name)
-    outputs = SlideOutputs(
-        out=out,
-        slide_id=name,
-        stage=STAGE,
-        parts=parts,
-        make_stamp=lambda: stamp,
-        force=force,
+    with made(
+        *parts,
+        stamp=stamp,
+        status=SlideStatus(out=out, slide_id=name, stage=STAGE),
         is_whole=lambda: is_whole(*parts, force=force),
-    )
-
-    with outputs.made() as output:
-        if output.is_current:
-            result = found_tiles(output)
+        force=force,
+    ) as job:
+        if job.is_current:
+            outcome = found_tiles(job, *parts)
         else:
             images = FromImages(files, spec, config)
             if problems := list(find_copies(listed, images.marks)):
@@ -110,9 +106,9 @@ def tile_patches(
                 measured = store_and_measure(writer, images, tumor_mask=tumor_mask, progress=progress)
                 record = {"slide_id": name, "warnings": warnings, "cohort_levels": {}, "stamp": stamp.to_dict()}
                 writer.finish({"is_ready_set": True, **store_attributes(images), **record})
-            result = finish_tiles(output, _table(listed, images.origins, name, PatchStore(parts[0]), measured))
-    result = replace(result, warnings=warnings)
-    return result, _slides_row(source, listed, spec, config, result, fingerprint(fingerprints))
+            outcome = finish_tiles(job, *parts, _table(listed, images.origins, name, PatchStore(parts[0]), measured))
+    outcome = replace(outcome, warnings=warnings)
+    return outcome, _slides_row(source, listed, spec, config, name, fingerprint(fingerprints))
 
 
 def _patch_mpp(spec: ImageSpec, ready: ReadyConfig | None) -> tuple[float | None, tuple[str, ...]]:
@@ -177,12 +173,12 @@ def _stamp(
 
 
 def _slides_row(
-    source: Path, listed: pd.DataFrame, spec: ImageSpec, config: TileConfig, result: TileResult, images: str
+    source: Path, listed: pd.DataFrame, spec: ImageSpec, config: TileConfig, name: str, images: str
 ) -> dict[str, object]:
     """Return a set's row of ``slides.parquet``; its patient is empty, since a set has many."""
-    grid = sheet_grid(result.patches, spec.width)
+    grid = sheet_grid(len(listed), spec.width)
     return {
-        "slide_id": result.slide_id,
+        "slide_id": name,
         "patient_id": "",
         "split": "",
         "width": grid.width,

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from pathopatch.core.artefacts import Stamp, content_fingerprints, fingerprint_file, read_table
 from pathopatch.core.config import TileConfig
 from pathopatch.core.mask_bits import pack_masks, unpack_masks
+from pathopatch.core.task import Outcome
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches import intensity
 from pathopatch.patches.analysis import PatchBatch, SlideAnalysis, analyse_slide, grid_of, iterate_patches
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.import_list import ImageSpec, fitted, read_image, read_pixels
-from pathopatch.patches.labels import LabelSource
+from pathopatch.patches.labels import LabelSource, patch_means
 from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.patches.tissue_model import TissueModel
 from pathopatch.slides import Slide, TolerantSlide
@@ -118,13 +119,7 @@ class FromSlide:
 
     def overview_fractions(self) -> NDArray[np.float64]:
         """Return about how much tissue each patch (N,) holds, by the overview: no patch is read for it."""
-        model = self.tissue
-        width, height = self.grid.extent / model.scale_x, self.grid.extent / model.scale_y
-        means = np.zeros(len(self.origins))
-        for number, (x, y) in enumerate(self.origins / (model.scale_x, model.scale_y)):
-            part = model.mask[int(y) : max(int(y) + 1, round(y + height)), int(x) : max(int(x) + 1, round(x + width))]
-            means[number] = part.mean() if part.size else 0.0
-        return means
+        return patch_means(self.tissue.mask != 0, self.grid)
 
     @cached_property
     def clearest(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
@@ -148,6 +143,17 @@ class FromSlide:
                     best = intensity.scale(patch, self.windows), tissue
         return best
 
+    def to_do(self, *, keeps_pixels: bool = True) -> Outcome:
+        """Return the outcome of a dry run: what would be read, in gigabytes of pixels, uncompressed."""
+        each = len(self.channels) * self.grid.patch_px**2 * min(self.dtype.itemsize, 4)  # float64 becomes float32
+        counts = {
+            "mpp": self.slide.mpp,
+            "background": self.slide.background,  # which reads pixels, as the stage's own check does
+            "patches": len(self.origins),
+            "gigabytes": len(self.origins) * each * keeps_pixels / 1e9,
+        }
+        return Outcome(slide_id=self.slide_id, state="to do", counts=counts)
+
     @property
     def source(self) -> str | dict[str, str]:
         """Where the slide lies, see `Slide.source`."""
@@ -166,25 +172,35 @@ class FromSlide:
         self.slide.require_unchanged()
 
 
-def measure(
-    source: FromSlide | FromImages, patch: NDArray[np.generic], place: tuple[int, int], scaled: NDArray[np.float32]
-) -> tuple[float, float]:
-    """Return the saturated fraction and the sharpness of a patch (C, P, P): of what lies on the slide, not of the fill.
+class Measured(NamedTuple):
+    """Patches as networks take them, and what is measured on them."""
 
-    `place` is its (x, y), level-0 px, and `scaled` the patch in [0, 1].
-    """
+    scaled: NDArray[np.float32]  # (n, C, P, P), in [0, 1]
+    mean: NDArray[np.float32]  # (n, C), of the scaled pixels
+    saturated: NDArray[np.float64]  # (n,): saturated fraction, in [0, 1]
+    sharpness: NDArray[np.float64]  # (n,)
+
+
+def measured(source: FromSlide | FromImages, patches: NDArray[np.generic], rows: NDArray[np.int64]) -> Measured:
+    """Scale patches (n, C, P, P) at some `rows` of a source, and measure of each what lies on the slide."""
     grid, tissue = source.grid, source.tissue
-    width, height = inside = grid.inside(*place)
-    saturated = intensity.saturated_fraction(
-        patch[:, :height, :width],
-        source.windows,
-        polarities=tissue.polarities,
-        # Asked per patch and only if needed: the masks of all patches together would not fit into memory.
-        scanned=partial(tissue.scanned_mask, *place, grid.downsample, inside),
-    )
     # At an unknown scale, sharpness is measured at the patches' own.
     factor = 1.0 if source.mpp is None else source.tiling.intensity.sharpness_mpp / (source.mpp * grid.downsample)
-    return saturated, intensity.sharpness(scaled[:, :height, :width], factor=factor)
+    scaled, mean = np.empty(patches.shape, np.float32), np.empty(patches.shape[:2], np.float32)
+    saturated, sharpness = np.empty((2, len(patches)))
+    # Patch by patch, which the processor's cache holds.
+    for number, (x, y) in enumerate(source.origins[rows].tolist()):
+        width, height = inside = grid.inside(x, y)
+        mean[number] = intensity.scale(patches[number], source.windows, out=scaled[number]).mean(axis=(1, 2))
+        saturated[number] = intensity.saturated_fraction(
+            patches[number, :, :height, :width],
+            source.windows,
+            polarities=tissue.polarities,
+            # Asked per patch and only if needed: the masks of all patches together would not fit into memory.
+            scanned=partial(tissue.scanned_mask, x, y, grid.downsample, inside),
+        )
+        sharpness[number] = intensity.sharpness(scaled[number, :, :height, :width], factor=factor)
+    return Measured(scaled, mean, saturated, sharpness)
 
 
 class FromStore:

@@ -10,29 +10,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import Stamp, read_stamp, read_table, require_same_source, write_table
+from pathopatch.core.artefacts import Job, Stamp, made, read_stamp, read_table, require_same_source
 from pathopatch.core.config import MIN_SCANNED, TileConfig
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError, StaleArtefactError
 from pathopatch.core.files import atomic_path
 from pathopatch.core.mask_bits import MaskKind, pack_masks
-from pathopatch.core.status import is_recorded_done
-from pathopatch.core.task import SlideArtefact, SlideOutputs
+from pathopatch.core.status import FINISHED, SlideStatus, is_recorded_done
+from pathopatch.core.task import Outcome
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.patches.analysis import SlideAnalysis, read_level
+from pathopatch.patches.analysis import read_level
 from pathopatch.patches.background_levels import slide_levels, with_cohort_levels
 from pathopatch.patches.grid import Grid
-from pathopatch.patches.intensity import scale
 from pathopatch.patches.labels import LabelSource, SlideLabels, labels, tumor_on_glass
-from pathopatch.patches.source import STAGE, FromImages, FromSlide, measure, tile_stamp
+from pathopatch.patches.source import STAGE, FromImages, FromSlide, measured, tile_stamp
 from pathopatch.patches.store import PatchStore, patch_ids, recorded_attributes, source_record
 from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.slides import Slide
@@ -68,17 +66,6 @@ Measured = dict[str, NDArray[np.float64]]
 """The `MEASURED_COLUMNS`, shape (N,) each."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TileResult:
-    """The outcome of tiling a slide."""
-
-    slide_id: str
-    patches: int
-    # done_empty: no tissue, all artefacts are valid; current: nothing was to do.
-    state: Literal["done", "done_empty", "current"]
-    warnings: tuple[str, ...] = ()  # for a person to check
-
-
 def tile_slide(
     slide: Slide,
     config: TileConfig,
@@ -91,8 +78,9 @@ def tile_slide(
     tissue_mask: Path | str | None = None,
     cohort_levels: Mapping[str, float] | None = None,
     force: bool = False,
+    dry: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> TileResult:
+) -> Outcome:
     """Write a slide's store, patch table and status into the work folder `out`; do nothing if they are current.
 
     A second process waits for the first and then finds its output.
@@ -112,8 +100,16 @@ def tile_slide(
         Default: those of an earlier run, unless `force` is on.
     force : bool
         Replace stale artefacts in place of stopping, and write again pixels that were removed to free space.
+    dry : bool
+        Write nothing; see `FromSlide.to_do`.
     progress : callable, optional
         Called with (patches done, patches in all).
+
+    Returns
+    -------
+    Outcome
+        Its ``state``: done, done_empty (no tissue, all artefacts are valid) or current (nothing was to do); the number
+        of ``patches``; and ``warnings`` for a person to check.
 
     Raises
     ------
@@ -144,144 +140,115 @@ def tile_slide(
     if not valid_slide_id(slide_id):
         raise InputUnsupportedError(f"slide id {slide_id!r}", remedy=ID_REMEDY)
     patient_id = slide_id if patient_id is None else patient_id
-    outputs, source_of = tile_outputs(
-        slide,
-        config,
-        out,
-        slide_id=slide_id,
-        patient_id=patient_id,
-        block=block,
-        labels=labels,
-        tissue_mask=None if tissue_mask is None else Path(tissue_mask),
-        cohort_levels=cohort_levels,
-        force=force,
-    )
-
-    store_path = outputs.parts[0]
-    with outputs.made() as output:
-        if output.is_current:
-            return found_tiles(output)
-        source, levels = source_of()
-        # Labels come before the patches: an unreadable mask must not cost an hour of reading first.
-        stated = SlideLabels(
-            labels, slide_size=slide.size, bounds_origin=slide.bounds[:2], config=config.labels, grid=source.grid
-        )
-        table = _table(config, source.analysis, slide_id, patient_id, stated)
-        if block:
-            table["block"] = block
-        tumor_mask = _tumor_masks(stated, source.grid, table) if stated.has_tumor_mask else None
-        tissue = source.tissue
-        with atomic_path(store_path) as temporary:
-            writer = store_writer(temporary, source, with_tumor=tumor_mask is not None)
-            writer.write_overview(
-                source.analysis.overview,
-                tissue.masks,
-                channels=slide.channels,
-                um_per_px=(slide.mpp * tissue.scale_x, slide.mpp * tissue.scale_y),
-                windows=source.windows,
-            )
-            table = table.assign(**store_and_measure(writer, source, tumor_mask=tumor_mask, progress=progress))
-            whole_slide = None if labels is None else labels.whole_slide
-            columns = (table[name].to_numpy() for name in ("x", "y", "label", "tissue_fraction", "scanned_fraction"))
-            on_glass = tumor_on_glass(*columns, extent=source.grid.extent, whole_slide=whole_slide)
-            warnings = [*source.warnings, *on_glass]
-            record = {"slide_id": slide_id, "warnings": warnings, "cohort_levels": levels}
-            writer.finish({**_slide_attributes(source), **record, "stamp": output.stamp.to_dict()})
-            outputs.require_unchanged()
-        result = finish_tiles(output, table)
-    if result.state == "done_empty":
-        _log.warning("slide %s shows no tissue in a patch that is half scanned: %d patches", slide_id, result.patches)
-    return result
-
-
-def found_tiles(output: SlideArtefact) -> TileResult:
-    """Return the result of a store and patch table that are current, and see to their status."""
-    store_path, table_path = output.outputs.parts
-    table, attributes = read_table(table_path), PatchStore(store_path).attributes
-    # An earlier process may have been killed between the table and the status.
-    if not is_recorded_done(output.outputs.out, output.outputs.slide_id, STAGE):
-        output.record(_status_entry(table, attributes))
-    warnings = tuple(attributes["warnings"])
-    return TileResult(slide_id=output.outputs.slide_id, patches=len(table), state="current", warnings=warnings)
-
-
-def finish_tiles(output: SlideArtefact, table: pd.DataFrame) -> TileResult:
-    """Write the patch table of a finished store, and the status; return the result."""
-    store_path, table_path = output.outputs.parts
-    store = PatchStore(store_path)
-    table = table.assign(pixels_checksum=store.pixels_checksum)
-    table = table[[*COLUMNS, *(name for name in EXTRA_COLUMNS if name in table)]]
-    # The table comes last: with the store's stamp in it, both are complete.
-    write_table(table_path, table, output.stamp)
-    entry = _status_entry(table, store.attributes)
-    output.record(entry)
-    warnings = tuple(store.attributes["warnings"])
-    return TileResult(slide_id=output.outputs.slide_id, patches=len(table), state=entry["state"], warnings=warnings)
-
-
-def tile_outputs(
-    slide: Slide,
-    config: TileConfig,
-    out: Path,
-    *,
-    slide_id: str,
-    patient_id: str,
-    block: str = "",
-    labels: LabelSource | None = None,
-    tissue_mask: Path | None = None,
-    cohort_levels: Mapping[str, float] | None = None,
-    force: bool = False,
-) -> tuple[SlideOutputs, Callable[[], tuple[FromSlide, dict[str, float]]]]:
-    """Return what `tile_slide` makes, given the same arguments, and a function that returns what it is made of.
-
-    These are the patches, and the background levels that they take from the cohort. The function, like `make_stamp`, is
-    called with the slide locked: it reads an earlier store.
-    """
-    store_path, table_path = WorkFolder(out).store(slide_id), WorkFolder(out).patches(slide_id)
+    given_mask = None if tissue_mask is None else Path(tissue_mask)
+    store_path, table_path = parts = WorkFolder(out).store(slide_id), WorkFolder(out).patches(slide_id)
 
     @cache
     def source_of() -> tuple[FromSlide, dict[str, float]]:
-        # A later plain run must not lose the levels that an earlier run took from the cohort.
+        # Called with the slide locked: a later plain run must not lose the levels that an earlier one took from the
+        # cohort.
         earlier = {} if force else recorded_attributes(store_path).get("cohort_levels", {})
         from_cohort = earlier if cohort_levels is None else cohort_levels
         levels = {name: from_cohort[name] for name in from_cohort if name not in config.tissue.background_level}
-        return FromSlide(slide, slide_id, with_cohort_levels(config, levels), tissue_mask=tissue_mask), levels
-
-    def make_stamp() -> Stamp:
-        return tile_stamp(slide, source_of()[0].tiling, slide_id, patient_id, labels, tissue_mask, block=block)
+        return FromSlide(slide, slide_id, with_cohort_levels(config, levels), tissue_mask=given_mask), levels
 
     def holds() -> bool:
-        if not is_whole(store_path, table_path, force=force):
+        if not is_whole(*parts, force=force):
             return False
         # Pixels that were removed to free space are written again with `force`.
         return not (force and config.store == "zarr") or PatchStore(store_path).has_patches
 
-    outputs = SlideOutputs(
-        out=out,
-        slide_id=slide_id,
-        stage=STAGE,
-        parts=(store_path, table_path),
-        make_stamp=make_stamp,
-        force=force,
-        refuse=partial(_refuse_other_slide, slide),
+    with made(
+        *parts,
+        stamp=lambda: tile_stamp(slide, source_of()[0].tiling, slide_id, patient_id, labels, given_mask, block=block),
+        status=SlideStatus(out=out, slide_id=slide_id, stage=STAGE),
         is_whole=holds,
+        refuse=partial(_refuse_other_slide, slide),
         require_unchanged=slide.require_unchanged,
-    )
-    return outputs, source_of
+        force=force,
+        dry=dry,
+    ) as job:
+        if job.is_current:
+            return found_tiles(job, *parts)
+        source, levels = source_of()
+        if dry:
+            return source.to_do(keeps_pixels=config.store == "zarr")
+        # Labels come before the patches: an unreadable mask must not cost an hour of reading first.
+        stated = SlideLabels(
+            labels, slide_size=slide.size, bounds_origin=slide.bounds[:2], config=config.labels, grid=source.grid
+        )
+        about = {"cohort_levels": levels, "stamp": job.stamp.to_dict()}
+        table = _write_store(store_path, source, stated, about, progress)
+        table = table.assign(patient_id=patient_id, **({"block": block} if block else {}))
+        outcome = finish_tiles(job, *parts, table)
+    if outcome.state == "done_empty":
+        _log.warning("slide %s shows no tissue in a patch that is half scanned: %d patches", slide_id, len(table))
+    return outcome
 
 
-def _table(
-    config: TileConfig, analysis: SlideAnalysis, slide_id: str, patient_id: str, stated: SlideLabels
+def _write_store(
+    path: Path,
+    source: FromSlide,
+    stated: SlideLabels,
+    about: Mapping[str, Any],
+    progress: Callable[[int, int], None] | None,
 ) -> pd.DataFrame:
-    """Return the patch table without the columns that need pixels."""
-    origins = analysis.grid.origins()
-    x, y = origins.T
-    tumor, labelled = stated.fractions(x, y, analysis.grid.extent)
+    """Write a slide's store, with `about` among its attributes, and return the patch table without its patient."""
+    slide, tissue, table = source.slide, source.tissue, _table(source, stated)
+    tumor_mask = _tumor_masks(stated, source.grid, table) if stated.has_tumor_mask else None
+    with atomic_path(path) as temporary:
+        writer = store_writer(temporary, source, with_tumor=tumor_mask is not None)
+        writer.write_overview(
+            source.analysis.overview,
+            tissue.masks,
+            channels=slide.channels,
+            um_per_px=(slide.mpp * tissue.scale_x, slide.mpp * tissue.scale_y),
+            windows=source.windows,
+        )
+        table = table.assign(**store_and_measure(writer, source, tumor_mask=tumor_mask, progress=progress))
+        columns = (table[name].to_numpy() for name in ("x", "y", "label", "tissue_fraction", "scanned_fraction"))
+        on_glass = tumor_on_glass(*columns, extent=source.grid.extent, whole_slide=stated.whole_slide)
+        own = {"slide_id": source.slide_id, "warnings": [*source.warnings, *on_glass]}
+        writer.finish({**_slide_attributes(source), **own, **about})
+        slide.require_unchanged()
+    return table
+
+
+def found_tiles(job: Job, store_path: Path, table_path: Path) -> Outcome:
+    """Return the outcome of a store and patch table that are current, and see to their status."""
+    table, attributes = read_table(table_path), PatchStore(store_path).attributes
+    # An earlier process may have been killed between the table and the status.
+    if job.status is not None and job.status.read().get("state") not in FINISHED:
+        job.record(_status_entry(table, attributes))
+    return _outcome(store_path.stem, table, attributes, "current")
+
+
+def finish_tiles(job: Job, store_path: Path, table_path: Path, table: pd.DataFrame) -> Outcome:
+    """Write the patch table of a finished store, and the status; return the outcome."""
+    store = PatchStore(store_path)
+    table = table.assign(pixels_checksum=store.pixels_checksum)
+    table = table[[*COLUMNS, *(name for name in EXTRA_COLUMNS if name in table)]]
+    # The table comes last: with the store's stamp in it, both are complete.
+    job.write_table(table_path, table)
+    entry = _status_entry(table, store.attributes)
+    job.record(entry)
+    return _outcome(store_path.stem, table, store.attributes, entry["state"])
+
+
+def _outcome(slide_id: str, table: pd.DataFrame, attributes: Mapping[str, Any], state: str) -> Outcome:
+    warnings = tuple(attributes["warnings"])
+    return Outcome(slide_id=slide_id, state=state, counts={"patches": len(table)}, warnings=warnings)
+
+
+def _table(source: FromSlide, stated: SlideLabels) -> pd.DataFrame:
+    """Return the patch table without its patient and the columns that need pixels."""
+    config, grid = source.tiling, source.grid
+    x, y = source.origins.T
+    tumor, labelled = stated.fractions(x, y, grid.extent)
     return pd.DataFrame(
         {
-            "patch_id": patch_ids(slide_id, origins),
-            "slide_id": slide_id,
-            "patient_id": patient_id,
+            "patch_id": patch_ids(source.slide_id, source.origins),
+            "slide_id": source.slide_id,
             "x": x,
             "y": y,
             "tumor_fraction": tumor,
@@ -331,10 +298,8 @@ def store_and_measure(
         writer.append(patches, masks)
         columns["tissue_fraction"][numbers] = tissue_fraction
         columns["scanned_fraction"][numbers] = scanned_fraction
-        for number, patch in zip(numbers.tolist(), patches, strict=True):
-            x, y = origins[number].tolist()
-            measured = measure(source, patch, (x, y), scale(patch, source.windows))
-            columns["saturated_fraction"][number], columns["sharpness"][number] = measured
+        found = measured(source, patches, numbers)
+        columns["saturated_fraction"][numbers], columns["sharpness"][numbers] = found.saturated, found.sharpness
         if progress is not None:
             progress(int(numbers[-1]) + 1, len(origins))
     return columns

@@ -16,7 +16,7 @@ from typing import Any
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.core.files import file_state
 from pathopatch.core.input_files import open_regular, special_kind
-from pathopatch.slides.integrity import DECODING_ERRORS, corrupt
+from pathopatch.slides.integrity import corrupt
 from pathopatch.slides.slide_paths import is_file, is_folder, is_zarr
 
 _SIGNATURE_AT, _SIGNATURE = 128, b"DICM"
@@ -64,11 +64,13 @@ def _read_header(path: Path, _: tuple[int | str, ...]) -> _Header | None:
 
         stream.seek(0)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of values that break the standard and can be read
+            # Values that break the standard can be read, whatever else this process asked of pydicom.
+            with warnings.catch_warnings(action="ignore"), pydicom.config.disable_value_validation():
                 stated = pydicom.dcmread(stream, specific_tags=_ASKED, stop_before_pixels=True)
                 return _header_of(stated, pixels_at=stream.tell())
-        except (*DECODING_ERRORS, AttributeError, NotImplementedError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # pydicom has many for a malformed file
             raise corrupt(path, f"its DICOM header cannot be read: {error}") from error
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import Stamp, artefact, read_table
+from pathopatch.core.artefacts import Stamp, made, read_table
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.files import read_json, write_bytes, write_csv, write_json
@@ -119,8 +119,8 @@ def audit_model(
         raise InputUnsupportedError(
             "the result of several models is recorded in none of them", place="--record", remedy="ask about one"
         )
-    with artefact(out / RESULT, stamp=stamp, force=force) as output:
-        if not output.is_current:
+    with made(out / RESULT, stamp=stamp, force=force) as job:
+        if not job.is_current:
             model = _open_model(models, config)
             opened = _opened(sources, model.spec, config, slide_mpp=slide_mpp)
             result, table, examples = _ask(model, config, opened, per_slide=per_slide, seed=seed, progress=progress)

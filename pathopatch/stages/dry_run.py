@@ -1,4 +1,4 @@
-"""List what a stage's tasks would do, without writing: the option `--dry-run`.
+"""List what a stage would do to slides, without writing: the option `--dry-run`.
 
 Slides are done already, to do, or refused, with their codes. Where some are done, the time that they took per patch
 gives an estimate for the others.
@@ -6,21 +6,18 @@ gives an estimate for the others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from pathopatch.core.config import BatchOptions
 from pathopatch.core.errors import PathopatchError
 from pathopatch.core.status import read_status
-from pathopatch.core.task import Outcome, SlidePlan, SlideTask
+from pathopatch.core.task import HasSlideId, Outcome
 from pathopatch.core.text import duration, pluralize
-from pathopatch.stages.batch.run import chosen, exit_code_of
-
-if TYPE_CHECKING:
-    from pathopatch.slides import Slide
+from pathopatch.stages.batch.run import Failure, exit_code_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,45 +61,32 @@ class Plan:
         return "\n".join(line for line in (shown, totals, done) if line)
 
 
-def plan_tasks(
-    tasks: Sequence[SlideTask[Any]], batch: BatchOptions, failures: Mapping[str, PathopatchError] | None = None
+def plan_slides(
+    out: Path,
+    stage: str,
+    one: Callable[..., Outcome],
+    rows: Sequence[HasSlideId],
+    failures: Mapping[str, Failure] | None = None,
 ) -> Plan:
-    """Return what `chosen` of some tasks would do; `failures` are known to be refused, by slide_id."""
+    """Return what `run_slides` would do; arguments as there, but for `one`, which only looks."""
     lines: list[dict[str, Any]] = []
     finished: list[dict[str, Any]] = []
     failed: list[Outcome] = []
-    for task in chosen(tasks, batch):
+    for row in rows:
         try:
-            if failures and task.slide_id in failures:
-                raise failures[task.slide_id]
-            assert task.plan is not None
-            with task.open() as opened:
-                plan = task.plan(opened)
-                if plan.outputs.are_current():
-                    status = read_status(task.out, task.slide_id).get(task.stage, {})
-                    counts = status.get("counts", status)  # `tile` has them at the top
-                    taken = {"patches": counts.get("patches"), "seconds": status.get("seconds")}
-                    finished.append({"slide_id": task.slide_id, **taken})
-                    continue
-                slide, count = plan.source.slide, len(plan.source.origins)
-                lines.append(
-                    {
-                        "slide_id": task.slide_id,
-                        "mpp": slide.mpp,
-                        "background": slide.background,  # which reads pixels, as the stage's own check does
-                        "patches": count,
-                        "gigabytes": _pixel_bytes(plan, count) * plan.keeps_pixels / 1e9,
-                    }
-                )
+            if failures and row.slide_id in failures:
+                raise failures[row.slide_id].error
+            outcome = one(row, dry=True)
         except PathopatchError as error:
-            failed.append(Outcome(slide_id=task.slide_id, state="failed", code=error.code, message=str(error)))
+            failed.append(Outcome(slide_id=row.slide_id, state="failed", code=error.code, message=str(error)))
+            continue
+        if outcome.state == "current":
+            status = read_status(out, row.slide_id).get(stage, {})
+            counts = status.get("counts", status)  # `tile` has them at the top
+            taken = {"patches": counts.get("patches"), "seconds": status.get("seconds")}
+            finished.append({"slide_id": row.slide_id, **taken})
+        else:
+            lines.append({"slide_id": row.slide_id, **outcome.counts})
     done = pd.DataFrame(finished, columns=["slide_id", "patches", "seconds"])
     done = done.astype({"patches": "float64", "seconds": "float64"})
     return Plan(table=pd.DataFrame(lines), finished=done, failed=tuple(failed))
-
-
-def _pixel_bytes(plan: SlidePlan, count: int) -> int:
-    """Return the bytes of so many patches, uncompressed; float64 becomes float32."""
-    slide: Slide = plan.source.slide
-    patch_px: int = plan.source.grid.patch_px
-    return count * len(slide.channels) * patch_px**2 * min(slide.dtype.itemsize, 4)

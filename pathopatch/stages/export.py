@@ -120,8 +120,9 @@ def add_graph(bundle: Path) -> Path:
 
 def verify_model(folder: Path, *, write: bool = False) -> list[Verified]:
     """Compare a bundle, that of a run, or an export with its answers, see `verify_bundle`; `write` stores them anew."""
+    from pathopatch.core.artefacts import EXPORT
     from pathopatch.models.bundle import bundle_folder
-    from pathopatch.models.verify import EXPORT, rewrite_check, verify_bundle
+    from pathopatch.models.verify import rewrite_check, verify_bundle
 
     is_export = (folder / EXPORT).is_file()
     if is_export and write:

@@ -20,7 +20,7 @@ from typing import Literal
 import pandas as pd
 
 from pathopatch.core import artefacts, files
-from pathopatch.core.artefacts import Stamp, artefact
+from pathopatch.core.artefacts import Stamp, made
 from pathopatch.core.config import GroupsConfig
 from pathopatch.core.errors import InputMissingError, StaleArtefactError
 from pathopatch.core.patients import SPLITS
@@ -78,8 +78,8 @@ def form_groups(
         settings["disputes"] = disputes
     stamp = Stamp(stage="groups", settings=settings, inputs=inputs)
     path = WorkFolder(work).groups
-    with artefact(path, stamp=stamp, force=force, is_whole=lambda: is_audited(work, stamp)) as made:
-        if made.is_current:
+    with made(path, stamp=stamp, force=force, is_whole=lambda: is_audited(work, stamp)) as job:
+        if job.is_current:
             return artefacts.read_table(path)
         shutil.rmtree(work / REPETITIONS, ignore_errors=True)  # their groups are of the earlier patches or labels
         patches = pd.concat([artefacts.read_table(item) for item in paths.values()], ignore_index=True)
@@ -148,13 +148,13 @@ def form_hard_groups(
         for share in shares:
             path = folder.hard_share(run, share)
             settings = {"from_run": run, "hard_share": share}
-            with artefact(path, stamp=Stamp(stage="groups", settings=settings, inputs=inputs), force=force) as made:
-                if not made.is_current:
+            with made(path, stamp=Stamp(stage="groups", settings=settings, inputs=inputs), force=force) as job:
+                if not job.is_current:
                     if predictions is None:
                         predictions, _ = predict_run(part, groups, run, splits=("train", "val"), device=device)
                     table = hardest_patches(predictions, share)
-                    made.write_json(path.with_suffix(".json"), settings | hard_share_facts(table, groups))
-                    made.write_table(path, table)
+                    job.write_json(path.with_suffix(".json"), settings | hard_share_facts(table, groups))
+                    job.write_table(path, table)
             lines.append(hard_share_text(files.read_json(path.with_suffix(".json"))))
             lines[-1] = f"fold {part.name}: {lines[-1]}" if len(parts) > 1 else lines[-1]
     return "\n".join(lines)

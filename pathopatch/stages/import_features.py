@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import Artefact, Stamp, artefact, fingerprint_file, read_stamp
+from pathopatch.core.artefacts import Job, Stamp, fingerprint_file, made, read_stamp
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputUnsupportedError, Problem, SplitLeakageError, TableError
 from pathopatch.core.patients import Listed, copy_problems, invented_patients_note
@@ -96,8 +96,8 @@ def import_features(
     stamp = Stamp(stage=_STAGE, settings=settings, inputs=inputs)
     # The cohort's file comes last: with its stamp in it, all tables are complete.
     parts = (folder_of.features, folder_of.slides, *(folder_of.patches(slide_id) for slide_id in source.slide_ids))
-    with artefact(*parts, stamp=stamp, force=force) as made:
-        if not made.is_current:
+    with made(*parts, stamp=stamp, force=force) as job:
+        if not job.is_current:
             described, sketches = [], []
             for slide_id in source.slide_ids:
                 slide = source.read(slide_id)
@@ -117,7 +117,7 @@ def import_features(
             of_slides = dict.fromkeys(note for slide in described for note in slide.notes)
             more = [*_notes(tissue.fraction, labelled), *duplicate_notes, *label_notes]
             notes = (*of_slides, *tissue.notes, *more)
-            _write(made, work, source, described, joined, files, notes, tissue.by_slide)
+            _write(job, work, source, described, joined, files, notes, tissue.by_slide)
     return read_cohort(work)
 
 
@@ -204,7 +204,7 @@ def _notes(tissue: NDArray[np.float64], labels: pd.DataFrame) -> list[str]:
 
 
 def _write(
-    made: Artefact,
+    job: Job,
     work: Path,
     source: SlideFolder,
     described: Sequence[SlideFeatures],
@@ -225,7 +225,7 @@ def _write(
     for slide in described:
         part = by_slide.get(slide.slide_id, joined.iloc[:0])
         table = _patch_table(part, slide.slide_id, files[slide.slide_id])
-        made.write_table(folder.patches(slide.slide_id), table)
+        job.write_table(folder.patches(slide.slide_id), table)
         tissue = measured.get(slide.slide_id)
         entry = {  # as `tile` records it
             "state": "done" if len(table) else "done_empty",
@@ -238,12 +238,12 @@ def _write(
         }
         update_status(work, slide.slide_id, STAGE, entry)
         rows.append(_slides_row(slide, part, files[slide.slide_id]))
-    made.write_table(folder.slides, pd.DataFrame(rows))
+    job.write_table(folder.slides, pd.DataFrame(rows))
     encoder = next((slide.encoder for slide in described if len(slide)), described[0].encoder)
     cohort = FeatureCohort(
         layout=source.layout, folder=source.path, encoder=encoder.to_dict(), files=dict(files), notes=notes
     )
-    made.write_json(folder.features, cohort.model_dump(mode="json"))
+    job.write_json(folder.features, cohort.model_dump(mode="json"))
 
 
 def _patch_table(part: pd.DataFrame, slide_id: str, mark: str) -> pd.DataFrame:

@@ -23,7 +23,7 @@ import pandas as pd
 import tifffile
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import Stamp, artefact, fingerprint, fingerprint_file, read_table, write_table
+from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file, made, read_table, write_table
 from pathopatch.core.config import MIN_SCANNED, TileConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.files import atomic_path, read_json, write_bytes, write_csv, write_json
@@ -196,8 +196,8 @@ def make_pack(
     if not isinstance(sources, Path):
         settings["tile"] = config.model_dump(mode="json", exclude={"labels", "store"})
     stamp = Stamp(stage=STAGE, settings=settings, inputs=source_fingerprints(sources, slide_mpp=slide_mpp))
-    with artefact(out / ABOUT, stamp=stamp, force=force) as output:
-        if not output.is_current:
+    with made(out / ABOUT, stamp=stamp, force=force) as job:
+        if not job.is_current:
             with atomic_path(out / SEND) as folder:
                 (folder / IMAGES).mkdir(parents=True)
                 drawn = secrets.randbits(32) if seed is None else seed
@@ -423,8 +423,8 @@ def judge_answers(
     settings = {"rules": 4, "kind": kind, "column": column, "yes": yes, "decision": decision}
     inputs = {"key": fingerprint_file(pack / KEY), "answers": fingerprint_file(answers)}
     stamp = Stamp(stage=STAGE, settings=settings, inputs=inputs)
-    with artefact(out / RESULT, stamp=stamp, force=force) as output:
-        if not output.is_current:
+    with made(out / RESULT, stamp=stamp, force=force) as job:
+        if not job.is_current:
             corners = key[["x", "y"]].to_numpy(np.int64)
             options: dict[str, Any] = {"kind": kind, "column": column, "yes": yes, "decision": decision}
             read = read_answers(answers, key["image"].tolist(), corners, about["px"], **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,12 @@ from pathopatch.core.files import read_json, write_json
 from pathopatch.core.input_files import LeftOut
 from pathopatch.core.locks import STATUS, folder_lock, sole_command
 from pathopatch.core.status import read_status
-from pathopatch.core.task import HasSlideId, Outcome, Progress, SlidePlan, SlideTask, Within
+from pathopatch.core.task import HasSlideId, Outcome, Progress, Within
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.models.backbones import find_weights
 from pathopatch.models.bundle import INTO_BUNDLE
 from pathopatch.models.loading import Model
-from pathopatch.models.spec import tiling_of
+from pathopatch.models.spec import BundleSpec, tiling_of
 from pathopatch.slides.manifest import PSEUDONYM, SlideRow, pseudonymize
 from pathopatch.stages.batch.run import DEFAULT_BATCH, chosen, run_slides, workers_for
 from pathopatch.stages.batch.run_summary import read_ignored, with_ignored
@@ -30,8 +30,8 @@ from pathopatch.stages.find_slides import SlideFeaturesRow
 
 if TYPE_CHECKING:
     from pathopatch.features.source import FromFeatures
+    from pathopatch.heatmaps.predict import DrawnSource
     from pathopatch.models.forward import Ensemble
-    from pathopatch.patches.source import FromSlide
     from pathopatch.slides import Slide
     from pathopatch.stages.dry_run import Plan
 
@@ -70,8 +70,9 @@ def predict_cohort(
     require_unmixed(out, deidentify=config.deidentify)
     listed = read_ignored(out)
     opened = model if isinstance(model, Model) else open_model(model, config)
-    tasks = chosen(predict_tasks(cohort, opened, out, config, slide_mpp=slide_mpp, force=batch.force), batch)
-    with sole_command(out), workers_for(tasks, batch) as processes:
+    rows = chosen(out, STAGE, named(cohort, config), batch)
+    one = partial(predict_one, model=opened, out=out, config=config, slide_mpp=slide_mpp, force=batch.force)
+    with sole_command(out), workers_for(out, STAGE, rows, batch) as processes:
         from pathopatch.heatmaps.model_record import write_model_record
         from pathopatch.stages.batch.summaries import keep_cohort_table
 
@@ -79,7 +80,16 @@ def predict_cohort(
             write_model_record(out, opened)
             record_left_out(out, () if config.deidentify else left_out, cohort, deidentify=config.deidentify)
         with keep_cohort_table(out):
-            outcomes = run_slides(out, STAGE, tasks, processes, deidentified=config.deidentify, progress=progress)
+            outcomes = run_slides(
+                out,
+                STAGE,
+                one,
+                rows,
+                processes,
+                about=(lambda _: {}) if config.deidentify else _about,
+                deidentified=config.deidentify,
+                progress=progress,
+            )
     remove_stale_files(out)
     return with_ignored(listed, outcomes)
 
@@ -148,104 +158,80 @@ def predict_plan(
     slide_mpp: float | None = None,
 ) -> Plan:
     """Return what `predict_cohort` would do with slides; the gigabytes are read, not kept."""
-    from pathopatch.stages.dry_run import plan_tasks
+    from pathopatch.stages.dry_run import plan_slides
 
     require_unmixed(out, deidentify=config.deidentify)
     opened = model if isinstance(model, Model) else open_model(model, config)
-    return plan_tasks(predict_tasks(cohort, opened, out, config, slide_mpp=slide_mpp, force=batch.force), batch)
+    one = partial(predict_one, model=opened, out=out, config=config, slide_mpp=slide_mpp, force=batch.force)
+    return plan_slides(out, STAGE, one, chosen(out, STAGE, named(cohort, config), batch))
 
 
-def predict_tasks(
-    cohort: Sequence[SlideRow] | Sequence[SlideFeaturesRow],
+def named(
+    cohort: Sequence[SlideRow] | Sequence[SlideFeaturesRow], config: PredictConfig
+) -> list[SlideRow | SlideFeaturesRow]:
+    """Return the slides under the names of their outputs: de-identified ones are called by their content."""
+    if not config.deidentify:
+        return list(cohort)
+    return list(pseudonymize([row for row in cohort if isinstance(row, SlideRow)]))  # rows with pseudonyms keep them
+
+
+def predict_one(
+    row: SlideRow | SlideFeaturesRow,
+    *,
     model: Model,
     out: Path,
     config: PredictConfig,
-    *,
     slide_mpp: float | None = None,
     force: bool = False,
-) -> list[SlideTask[Any]]:
-    """Return the task of each slide; de-identified slides are called by their content."""
-    if config.deidentify:
-        cohort = pseudonymize([row for row in cohort if isinstance(row, SlideRow)])  # rows with pseudonyms keep them
-    work = _Work(model, config, out, force, slide_mpp)
-    return [
-        SlideTask(
-            slide_id=row.slide_id,
-            stage=STAGE,
-            out=out,
-            open=partial(work.opened, row),
-            write=partial(work.predict, row),
-            plan=partial(work.plan, row),
+    dry: bool = False,
+    progress: Within = lambda _done, _all: None,
+) -> Outcome:
+    """Predict a slide, or its features; raises as `write_prediction`."""
+    from pathopatch.heatmaps.predict import slide_source
+    from pathopatch.heatmaps.prediction_files import write_prediction
+
+    with _opened(row, model.spec, slide_mpp) as slide:
+        if isinstance(row, SlideRow):
+            assert slide is not None
+            source: DrawnSource = slide_source(slide, model.spec, row.slide_id, config, tissue_mask=row.tissue_mask)
+        else:
+            source = _features(row, slide, model.spec, config, slide_mpp)
+        # Only now the network is loaded: a slide that is refused is told of at once.
+        return write_prediction(
+            source,
+            _loaded(model, config),
+            out,
+            patient_id=row.patient_id,
+            config=config,
             force=force,
-            deidentified=config.deidentify,
-            about={} if config.deidentify else _about(row),
+            dry=dry,
+            progress=progress,
         )
-        for row in cohort
-    ]
+
+
+def _opened(
+    row: SlideRow | SlideFeaturesRow, spec: BundleSpec, slide_mpp: float | None
+) -> AbstractContextManager[Slide | None]:
+    """Open the slide, with the channels in the order of the model; None of features whose slide is not at hand."""
+    slide = row if isinstance(row, SlideRow) else row.slide
+    if slide is None:
+        return nullcontext()
+    order = slide.channel_order if spec.encoder is not None else spec.channels
+    return open_row(replace(slide, channel_order=order), fallback_mpp=slide_mpp)
+
+
+def _features(
+    row: SlideFeaturesRow, slide: Slide | None, spec: BundleSpec, config: PredictConfig, slide_mpp: float | None
+) -> FromFeatures:
+    from pathopatch.heatmaps.predict import feature_source
+
+    mpp = slide.mpp if slide is not None and slide.has_mpp else slide_mpp
+    return feature_source(row.features.read(row.slide_id).in_level0_px(mpp), spec, config, slide=slide)
 
 
 def _about(row: SlideRow | SlideFeaturesRow) -> dict[str, Any]:
     """Return what the status of a slide that failed keeps, for the cohort's tables and to see whether it is gone."""
     return {"patient_id": row.patient_id, **({"files": list(row.sources)} if isinstance(row, SlideRow) else {})}
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What the command does with each of its slides."""
-
-    model: Model
-    config: PredictConfig
-    out: Path
-    force: bool
-    slide_mpp: float | None
-
-    def opened(self, row: SlideRow | SlideFeaturesRow) -> AbstractContextManager[Slide | None]:
-        """Open the slide, with the channels in the order of the model; None of features whose slide is not at hand."""
-        slide = row if isinstance(row, SlideRow) else row.slide
-        if slide is None:
-            return nullcontext()
-        spec = self.model.spec
-        order = slide.channel_order if spec.encoder is not None else spec.channels
-        return open_row(replace(slide, channel_order=order), fallback_mpp=self.slide_mpp)
-
-    def predict(self, row: SlideRow | SlideFeaturesRow, slide: Slide | None, progress: Within) -> Outcome:
-        """Predict the slide, or its features."""
-        from pathopatch.heatmaps.prediction_files import write_prediction
-
-        source = self._pixels(row, slide) if isinstance(row, SlideRow) else self._features(row, slide)
-        # Only now the network is loaded: a slide that is refused is told of at once.
-        return write_prediction(
-            source,
-            _loaded(self.model, self.config),
-            self.out,
-            patient_id=row.patient_id,
-            config=self.config,
-            force=self.force,
-            progress=progress,
-        )
-
-    def plan(self, row: SlideRow | SlideFeaturesRow, slide: Slide | None) -> SlidePlan:
-        """Return what a dry run needs of a slide that is predicted from its pixels."""
-        from pathopatch.heatmaps.prediction_files import prediction_outputs
-
-        assert isinstance(row, SlideRow)
-        source = self._pixels(row, slide)
-        network = _loaded(self.model, self.config)
-        outputs, _ = prediction_outputs(source, network, self.out, self.config, force=self.force)
-        return SlidePlan(outputs=outputs, source=source)
-
-    def _pixels(self, row: SlideRow, slide: Slide | None) -> FromSlide:
-        from pathopatch.heatmaps.predict import slide_source
-
-        assert slide is not None
-        return slide_source(slide, self.model.spec, row.slide_id, self.config, tissue_mask=row.tissue_mask)
-
-    def _features(self, row: SlideFeaturesRow, slide: Slide | None) -> FromFeatures:
-        from pathopatch.heatmaps.predict import feature_source
-
-        mpp = slide.mpp if slide is not None and slide.has_mpp else self.slide_mpp
-        features = row.features.read(row.slide_id).in_level0_px(mpp)
-        return feature_source(features, self.model.spec, self.config, slide=slide)
 
 
 @lru_cache(maxsize=1)

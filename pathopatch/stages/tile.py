@@ -7,15 +7,14 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from pathopatch.core.config import BatchOptions, ReadyConfig, TileConfig, mpp_agrees
 from pathopatch.core.errors import InputUnsupportedError, TableError
 from pathopatch.core.locks import sole_command
-from pathopatch.core.task import Outcome, Progress, SlidePlan, SlideTask, Within
-from pathopatch.core.workers import Workers
+from pathopatch.core.task import Outcome, Progress, Within
 from pathopatch.slides.manifest import SlideRow, read_manifest
 from pathopatch.stages.batch.run import DEFAULT_BATCH, chosen, run_slides, workers_for
 from pathopatch.stages.batch.slide_table import (
@@ -29,10 +28,7 @@ from pathopatch.stages.batch.slide_table import (
 )
 from pathopatch.stages.check import mixed_backgrounds
 from pathopatch.stages.clean import remove_stale_files
-from pathopatch.stages.dry_run import Plan, plan_tasks
-
-if TYPE_CHECKING:
-    from pathopatch.slides import Slide
+from pathopatch.stages.dry_run import Plan, plan_slides
 
 STAGE = "tile"
 
@@ -62,11 +58,10 @@ def tile_cohort(
         or as `sole_command`.
     """
     require_no_features(work)
-    rows = _rows(manifest_path, batch, slide_mpp, distinct_patients)
-    tasks = chosen([tile_task(row, config, work, force=batch.force) for row in rows], batch)
-    selected = {task.slide_id for task in tasks}
+    rows = _rows(manifest_path, slide_mpp, distinct_patients)
+    selected = chosen(work, STAGE, rows, batch)
     with ExitStack() as stack:
-        processes = stack.enter_context(workers_for(tasks, batch))
+        processes = stack.enter_context(workers_for(work, STAGE, selected, batch))
         table, failures = open_slides(rows, workers=processes, progress=progress)
         if len(table):
             _refuse_mixed(table, rows, config, manifest_path)
@@ -74,12 +69,19 @@ def tile_cohort(
         if len(table):
             write_slides(work, with_finished(work, table, failures), force=batch.force)
             rows = _with_known_facts(rows, table)
-        tasks = [tile_task(row, config, work, force=batch.force) for row in rows if row.slide_id in selected]
-        tiled = run_slides(work, STAGE, tasks, processes, failures=failures, progress=progress)
+        names = {row.slide_id for row in selected}
+        run: dict[str, Any] = {"workers": processes, "about": _files, "progress": progress}
+        one = partial(tile_one, config=config, out=work)
+        to_tile = [row for row in rows if row.slide_id in names]
+        tiled = run_slides(work, STAGE, partial(one, force=batch.force), to_tile, failures=failures, **run)
         outcomes = {outcome.slide_id: outcome for outcome in tiled}
         succeeded = [row for row in rows if row.slide_id in outcomes and outcomes[row.slide_id].state != "failed"]
-        every_id = [row.slide_id for row in rows]
-        outcomes |= _tile_again_by_cohort_levels(succeeded, every_id, config, work, processes, progress)
+        # Slides that show no background are tiled again, by the level that the others show.
+        if levels := _background_levels(work, succeeded, rows):
+            again = [row for row in succeeded if row.slide_id in levels]
+            of_cohort = partial(one, levels=levels, force=True)
+            done = run_slides(work, STAGE, of_cohort, again, what="tile again", **run)
+            outcomes |= {outcome.slide_id: outcome for outcome in done}
     remove_stale_files(work)
     return list(outcomes.values())
 
@@ -95,67 +97,54 @@ def tile_plan(
 ) -> Plan:
     """Return what `tile_cohort` would do; arguments and errors as there."""
     require_no_features(work)
-    rows = _rows(manifest_path, batch, slide_mpp, distinct_patients)
+    rows = _rows(manifest_path, slide_mpp, distinct_patients)
     table, failures = open_slides(rows)
     if len(table):
         _refuse_mixed(table, rows, config, manifest_path)
         rows = _with_known_facts(rows, table)
-    tasks = [tile_task(row, config, work, force=batch.force) for row in rows]
-    return plan_tasks(tasks, batch, {slide_id: failure.error for slide_id, failure in failures.items()})
+    one = partial(tile_one, config=config, out=work, force=batch.force)
+    return plan_slides(work, STAGE, one, chosen(work, STAGE, rows, batch), failures)
 
 
-def _rows(
-    manifest_path: Path, batch: BatchOptions, slide_mpp: float | None, distinct: Collection[tuple[str, str]]
-) -> list[SlideRow]:
+def _rows(manifest_path: Path, slide_mpp: float | None, distinct: Collection[tuple[str, str]]) -> list[SlideRow]:
     manifest = read_manifest(manifest_path, strict=False, distinct_patients=distinct)
     return [replace(row, fallback_mpp=slide_mpp) for row in manifest.included]
 
 
-def tile_task(
+def tile_one(
     row: SlideRow,
-    config: TileConfig,
-    work: Path,
     *,
+    config: TileConfig,
+    out: Path,
+    levels: Mapping[str, Mapping[str, float]] | None = None,
     force: bool = False,
-    cohort_levels: Mapping[str, float] | None = None,
-) -> SlideTask[Slide]:
-    """Return the task of one slide, by background levels of its cohort once these are known."""
-    made: dict[str, Any] = {"config": config, "out": work, "force": force}
-    return SlideTask(
-        slide_id=row.slide_id,
-        stage=STAGE,
-        out=work,
-        open=partial(open_row, row),
-        write=partial(_tile, row, cohort_levels=cohort_levels, **made),
-        plan=partial(_plan, row, **made),
-        force=force,
-        about={"files": list(row.sources)},
-    )
-
-
-def _tile(row: SlideRow, slide: Slide, progress: Within, **made: Any) -> Outcome:
-    """Tile the slide."""
+    dry: bool = False,
+    progress: Within | None = None,
+) -> Outcome:
+    """Tile a slide; `levels` are the background levels of its cohort, by slide_id. Raises as `tile_slide`."""
     from pathopatch.patches.tile import tile_slide
 
-    result = tile_slide(slide, progress=progress, **_about(row), **made)
-    counts = {"patches": result.patches}
-    warnings = (*result.warnings, *label_warnings(row))
-    return Outcome(slide_id=row.slide_id, state=result.state, counts=counts, warnings=warnings)
+    with open_row(row) as slide:
+        outcome = tile_slide(
+            slide,
+            config,
+            out,
+            slide_id=row.slide_id,
+            patient_id=row.patient_id,
+            block=row.block,
+            labels=label_source(row),
+            tissue_mask=row.tissue_mask,
+            cohort_levels=None if levels is None else levels[row.slide_id],
+            force=force,
+            dry=dry,
+            progress=progress,
+        )
+    return replace(outcome, warnings=(*outcome.warnings, *label_warnings(row)))
 
 
-def _plan(row: SlideRow, slide: Slide, *, config: TileConfig, **made: Any) -> SlidePlan:
-    """Return what a dry run needs of the slide."""
-    from pathopatch.patches.tile import tile_outputs
-
-    outputs, source_of = tile_outputs(slide, config, **_about(row), **made)
-    source, _ = source_of()
-    return SlidePlan(outputs=outputs, source=source, keeps_pixels=config.store == "zarr")
-
-
-def _about(row: SlideRow) -> dict[str, Any]:
-    """Return what the manifest says of a slide, as arguments of `tile_slide`."""
-    about: dict[str, Any] = {"slide_id": row.slide_id, "patient_id": row.patient_id, "block": row.block}
-    return about | {"labels": label_source(row), "tissue_mask": row.tissue_mask}
+def _files(row: SlideRow) -> dict[str, Any]:
+    """Return what the status of a slide that failed keeps."""
+    return {"files": list(row.sources)}
 
 
 def _refuse_mixed(table: pd.DataFrame, rows: Sequence[SlideRow], config: TileConfig, manifest_path: Path) -> None:
@@ -179,27 +168,14 @@ def _with_known_facts(rows: Sequence[SlideRow], table: pd.DataFrame) -> list[Sli
     return [replace(row, background=backgrounds.get(row.slide_id, row.background), channel_order=order) for row in rows]
 
 
-def _tile_again_by_cohort_levels(
-    rows: Sequence[SlideRow],
-    cohort: Sequence[str],
-    config: TileConfig,
-    work: Path,
-    workers: Workers,
-    progress: Progress | None,
-) -> dict[str, Outcome]:
-    """Tile again the slides that show no background, by the background level that other slides of the cohort show."""
+def _background_levels(
+    work: Path, tiled: Sequence[SlideRow], cohort: Sequence[SlideRow]
+) -> dict[str, Mapping[str, float]]:
+    """Return the background levels that other slides show, by slide_id of those that show none."""
     from pathopatch.patches.background_levels import find_background_levels
 
-    levels = find_background_levels(work, [row.slide_id for row in rows], cohort) if rows else {}
-    again = [
-        tile_task(row, config, work, force=True, cohort_levels=levels[row.slide_id])
-        for row in rows
-        if row.slide_id in levels
-    ]
-    if not again:
-        return {}
-    outcomes = run_slides(work, STAGE, again, workers, what="tile again", progress=progress)
-    return {outcome.slide_id: outcome for outcome in outcomes}
+    names = ([row.slide_id for row in rows] for rows in (tiled, cohort))
+    return dict(find_background_levels(work, *names)) if tiled else {}
 
 
 def import_patches(
@@ -226,7 +202,6 @@ def import_patches(
             progress("tile", done, total)
 
     given: dict[str, Any] = {"ready": ready, "distinct_patients": distinct_patients, "force": force}
-    result, facts = tile_patches(source, config, work, **given, progress=report_patches)
+    outcome, facts = tile_patches(source, config, work, **given, progress=report_patches)
     write_slides(work, pd.DataFrame([facts]), force=force)
-    counts = {"patches": result.patches}
-    return [Outcome(slide_id=result.slide_id, state=result.state, counts=counts, warnings=result.warnings)]
+    return [outcome]

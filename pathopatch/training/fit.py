@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from pathopatch.core.config import AugmentConfig, TrainConfig
 from pathopatch.core.errors import ChannelMismatchError, GroupEmptyError, InputUnsupportedError
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import Method
+from pathopatch.models.interior import CropChoice
 from pathopatch.models.networks import InteriorCrops, build_network, has_batchnorm
 from pathopatch.training import checkpoint
 from pathopatch.training.checkpoint import CheckpointFolder, State
@@ -76,9 +80,37 @@ def fit_arrays(
         )
     processes = ProcessGroup.current()
     device = processes.device(config.device)
-    if config.frozen:
-        with reproducible(config.threads, device):
+    with reproducible(config.threads, device):
+        if config.frozen:
             return fit_frozen(train, val, config, read_features=read_features, inner_folds=inner_folds)
+        sets = _prepared(train, val, config, method)
+        run = _run_of(sets, method, device, processes=processes, checkpoints=checkpoints, progress=progress)
+        state = _first_state(run, len(sets.mean))
+        if checkpoints and (header := checkpoint.read_checkpoint_header(checkpoints)):
+            checkpoint.restore(checkpoints, state, header)
+            processes.barrier()  # all have read it before the first writes another
+        (solve_head if config.is_solved else train_network)(run, state)
+        return _result(run, state, sets)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Sets:
+    """The patches of a run as it takes them, and what was done to them."""
+
+    config: TrainConfig  # with the side of crops, where there are some
+    train: PatchSet
+    val: PatchSet | None
+    n_classes: int
+    crops: CropChoice | None
+    without_crop: tuple[int, int]  # training patches left out, and validation patches counted as wrong
+    answered: NDArray[np.bool_] | None  # (n,): which validation patches hold a crop
+    is_composed: bool  # validation was composed, since it lacks a group
+    mean: tuple[float, ...]  # per channel
+    std: tuple[float, ...]
+
+
+def _prepared(train: PatchSet, val: PatchSet | None, config: TrainConfig, method: Method) -> _Sets:
+    """Leave out training patches without a crop, compose validation where a group lacks, and refuse what cannot do."""
     val = val if val is None or len(val) else None
     crops, without_crop = None, (0, 0)
     if config.mask == "interior":
@@ -106,66 +138,84 @@ def fit_arrays(
             "ranks patches of another patient well, but its threshold may be far off; give validation patients, and "
             "leave [train] tune_threshold on",
             UserWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     check_channels(config.augmentation, is_rgb=train.is_rgb, channels=train.source.channels if train.source else ())
-    dtype = training_dtype(config.precision, device)
-    with reproducible(config.threads, device):
-        mean, std = _standardisation(train, config)
-        torch.manual_seed(config.seed)
-        network = network_to_train(config, len(mean), n_classes)
-        network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        weights = list(network.requires_grad_(True).parameters())
-        state = State(
-            network,
-            copy.deepcopy(network).eval().requires_grad_(False) if config.average_weights else network,
-            build_optimizer(weights, config),
-            method.objective(gerne.cell_counts(train.label, train.attribute)).to(device),
-            scaler=loss_scaler(dtype, device),
-        )
-        run = Run(
-            config=config,
-            method=method,
-            train=train,
-            val=val,
-            answered=answered,
-            device=device,
-            dtype=dtype,
-            standardize=Standardizer(mean, std, device, has_mask=config.mask != "none"),
-            n_classes=n_classes,
-            processes=processes,
-            checkpoints=checkpoints,
-            progress=progress,
-        )
-        if checkpoints and (header := checkpoint.read_checkpoint_header(checkpoints)):
-            checkpoint.restore(checkpoints, state, header)
-            processes.barrier()  # all have read it before the first writes another
-        (solve_head if config.is_solved else train_network)(run, state)
-        network.load_state_dict(state.best_weights)
-        network.eval().requires_grad_(False)
-        decision = DecisionThreshold()
-        if val is not None:
-            decision = choose_threshold(
-                compute_logits(run, network, val, np.arange(len(val))),
-                val,
-                tune_threshold=config.tune_threshold,
-                sensitivity=config.sensitivity,
-                answered=answered,
-            )
-    return TrainingResult(
-        network=network.cpu(),
+    mean, std = _standardisation(train, config)
+    return _Sets(
+        config=config,
+        train=train,
+        val=val,
+        n_classes=n_classes,
+        crops=crops,
+        without_crop=without_crop,
+        answered=answered,
+        is_composed=is_composed,
         mean=mean,
         std=std,
+    )
+
+
+def _run_of(sets: _Sets, method: Method, device: torch.device, **options: Any) -> Run:
+    """Return what stays the same through a run."""
+    config = sets.config
+    return Run(
+        config=config,
+        method=method,
+        train=sets.train,
+        val=sets.val,
+        answered=sets.answered,
+        device=device,
+        dtype=training_dtype(config.precision, device),
+        standardize=Standardizer(sets.mean, sets.std, device, has_mask=config.mask != "none"),
+        n_classes=sets.n_classes,
+        **options,
+    )
+
+
+def _first_state(run: Run, channels: int) -> State:
+    """Return what a run changes, before its first step; `channels` are those of the patches."""
+    config, device = run.config, run.device
+    torch.manual_seed(config.seed)
+    network = network_to_train(config, channels, run.n_classes)
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    weights = list(network.requires_grad_(True).parameters())
+    return State(
+        network,
+        copy.deepcopy(network).eval().requires_grad_(False) if config.average_weights else network,
+        build_optimizer(weights, config),
+        run.method.objective(gerne.cell_counts(run.train.label, run.train.attribute)).to(device),
+        scaler=loss_scaler(run.dtype, device),
+    )
+
+
+def _result(run: Run, state: State, sets: _Sets) -> TrainingResult:
+    """Return the network with the weights that were best, and the decision that validation chooses."""
+    config, network, decision = run.config, state.network, DecisionThreshold()
+    network.load_state_dict(state.best_weights)
+    network.eval().requires_grad_(False)
+    if run.val is not None:
+        decision = choose_threshold(
+            compute_logits(run, network, run.val, np.arange(len(run.val))),
+            run.val,
+            tune_threshold=config.tune_threshold,
+            sensitivity=config.sensitivity,
+            answered=run.answered,
+        )
+    return TrainingResult(
+        network=network.cpu(),
+        mean=sets.mean,
+        std=sets.std,
         step=state.best["step"],
         history=tuple(state.history),
         decision_threshold=decision.threshold,
         decision_chosen_for=decision.chosen_for,
         temperature=decision.temperature,
-        validation=decision.validation | ({"is_composed": True} if is_composed else {}),
-        n_classes=n_classes,
+        validation=decision.validation | ({"is_composed": True} if sets.is_composed else {}),
+        n_classes=run.n_classes,
         has_mask=config.mask != "none",
-        crops=crops,
-        without_crop=without_crop,
+        crops=sets.crops,
+        without_crop=sets.without_crop,
     )
 
 

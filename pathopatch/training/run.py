@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from pathopatch.core import artefacts, files
-from pathopatch.core.artefacts import Artefact, Stamp, artefact, fingerprint
+from pathopatch.core.artefacts import Job, Stamp, fingerprint, made
 from pathopatch.core.config import (
     EXACT,
     LINEAR_HEAD,
@@ -72,9 +72,9 @@ def fit(work: Path, config: TrainConfig, *, progress: StepCallback | None = None
         if processes.world > 1:  # the batches depend on it, so it belongs to the stamp
             config = config.model_copy(update={"cell_unit": config.cell_unit or processes.world})
         stamp = run_stamp(work, groups, config, stage="train", settings=settings_of(config))
-        with artefact(folder / RUN, stamp=stamp, force=force) as made:
+        with made(folder / RUN, stamp=stamp, force=force) as job:
             processes.barrier()  # all have looked before the first changes anything
-            if made.is_current:
+            if job.is_current:
                 return folder
             require_groups(groups, config)
             if processes.is_first:
@@ -94,7 +94,7 @@ def fit(work: Path, config: TrainConfig, *, progress: StepCallback | None = None
             result = fit_arrays(train, val, config, checkpoints=checkpoints, progress=progress, **reader)
             if processes.is_first:
                 seconds = time.perf_counter() - start
-                write_run(work, folder, result, config, made, train=train, seconds=seconds)
+                write_run(work, folder, result, config, job, train=train, seconds=seconds)
             processes.barrier()
     return folder
 
@@ -197,7 +197,7 @@ def write_run(
     folder: Path,
     result: TrainingResult,
     config: TrainConfig,
-    made: Artefact,
+    job: Job,
     *,
     train: PatchSet,
     seconds: float,
@@ -206,7 +206,7 @@ def write_run(
     groups = groups_of(work, config)
     bins = bins_of_run(groups, config)
     used = result.settings or config
-    spec = _bundle_spec(work, groups, bins, result, used, made.stamp, train)
+    spec = _bundle_spec(work, groups, bins, result, used, job.stamp, train)
     # A bundle holds the network of the crops; the rule by which they are cut is in its spec.
     network = result.network.network if isinstance(result.network, InteriorCrops) else result.network
     save_bundle(folder / MODEL, network, spec, compare=result.compare)
@@ -234,7 +234,7 @@ def write_run(
     if result.crops is not None:
         without = dict(zip(("train", "val"), result.without_crop, strict=True))
         picked["crops"] = asdict(result.crops) | {"without": without}
-    made.write_json(folder / RUN, picked)
+    job.write_json(folder / RUN, picked)
 
 
 def _bundle_spec(

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from optuna.trial import create_trial
 
-from pathopatch.core.artefacts import artefact, fingerprint
+from pathopatch.core.artefacts import fingerprint, made
 from pathopatch.core.config import TrainConfig, TuneConfig
 from pathopatch.core.errors import NonFiniteError
 from pathopatch.core.files import write_csv, write_json
@@ -67,8 +67,8 @@ def tune(
     groups = groups_of(work, config)
     stamp = run_stamp(work, groups, config, stage="tune", settings={"train": settings_of(config), "tune": search})
     lock, waiting_for = slide_lock(config.run_name, "tune"), f"the search {config.run_name}"
-    with folder_lock(work, lock, waiting_for=waiting_for), artefact(folder / RUN, stamp=stamp, force=force) as made:
-        if made.is_current:
+    with folder_lock(work, lock, waiting_for=waiting_for), made(folder / RUN, stamp=stamp, force=force) as job:
+        if job.is_current:
             remove_checkpoints(place)  # of a search that was killed once its run was finished
             return folder
         require_groups(groups, config)
@@ -91,7 +91,7 @@ def tune(
             "diverged": sum(DIVERGED in trial.user_attrs for trial in finished),
         }
         write_json(folder / SEARCH, facts)
-        write_run(work, folder, result, best, made, train=train, seconds=time.perf_counter() - start)
+        write_run(work, folder, result, best, job, train=train, seconds=time.perf_counter() - start)
         remove_checkpoints(place)
     return folder
 

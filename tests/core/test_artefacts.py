@@ -51,8 +51,7 @@ def test_large_files_are_sampled_at_both_ends(tmp_path: Path, monkeypatch: pytes
 
 
 def is_up_to_date(*existing: Stamp | None, force: bool = False) -> bool:
-    places = [Path(f"part{number}") for number in range(len(existing))]
-    return artefacts.is_up_to_date(*places, stamp=stamp(), force=force, existing=existing)
+    return artefacts.is_up_to_date(stamp(), existing, Path("part0"), force=force)
 
 
 def test_an_equal_stamp_is_current_whatever_the_package_version() -> None:

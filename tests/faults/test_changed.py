@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import made_slides as made
 import numpy as np
@@ -17,10 +18,12 @@ from made_model import write_model
 from made_omezarr import chunk_files, write_omezarr
 
 from pathopatch.core.artefacts import Stamp, fingerprint_file
+from pathopatch.core.artefacts import made as making
 from pathopatch.core.config import BatchOptions, PredictConfig, TileConfig
 from pathopatch.core.errors import InputChangedError, InputCorruptError
 from pathopatch.core.files import file_state
-from pathopatch.core.task import Outcome, SlideOutputs
+from pathopatch.core.status import SlideStatus
+from pathopatch.core.task import Outcome
 from pathopatch.slides import Slide, aligned, open_slide, tiff, tolerant
 from pathopatch.slides.manifest import SlideRow, rows_of_same_content
 from pathopatch.slides.open import OpenSlideSlide
@@ -205,14 +208,13 @@ def test_a_slide_of_slides_changes_with_each_of_their_files(
 def test_an_error_of_a_slide_that_changed_is_told_as_the_change(tmp_path: Path) -> None:
     made.write_rgb_pyramid(tmp_path / "a.tif", image(), levels=1, tile_px=64)
     with open_slide(tmp_path / "a.tif") as slide:
-        outputs = SlideOutputs(
-            out=tmp_path, slide_id="a", stage="tile", parts=(tmp_path / "a.zarr",),
-            make_stamp=lambda: Stamp(stage="tile"), require_unchanged=slide.require_unchanged,
-        )  # fmt: skip
-        with pytest.raises(InputCorruptError), outputs.made():
+        status = SlideStatus(out=tmp_path, slide_id="a", stage="tile")
+        by: dict[str, Any] = {"status": status, "require_unchanged": slide.require_unchanged}
+        work = partial(making, tmp_path / "a.zarr", stamp=Stamp(stage="tile"), **by)
+        with pytest.raises(InputCorruptError), work():
             raise InputCorruptError("it cannot be decoded")
         replaced(tmp_path / "a.tif")
-        with pytest.raises(InputChangedError), outputs.made():
+        with pytest.raises(InputChangedError), work():
             raise InputCorruptError("it cannot be decoded")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import made_slides as made
 import pytest
 from made_model import write_model
-from made_prediction import outputs_of, predict_to
+from made_prediction import predict_to
 from written_files import TIMES, contents
 
 from pathopatch.core import files
@@ -89,14 +89,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def predict(folder: Path, out: Path) -> Outcome:
+def predict(folder: Path, out: Path, *, dry: bool = False) -> Outcome:
     with open_slide(folder / "s.tif") as slide:
-        return predict_to(slide, load_model(folder / "model"), out, slide_id="s", config=CONFIG)
+        return predict_to(slide, load_model(folder / "model"), out, slide_id="s", config=CONFIG, dry=dry)
 
 
 def is_current(folder: Path, out: Path) -> bool:
-    with open_slide(folder / "s.tif") as slide:
-        return outputs_of(slide, load_model(folder / "model"), out, slide_id="s", config=CONFIG).are_current()
+    return predict(folder, out, dry=True).state == "current"
 
 
 def chosen(out: Path, name: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import made_slides as made
@@ -139,8 +140,9 @@ def test_a_crash_in_the_process_of_a_command_is_told() -> None:
 
 @pytest.mark.fault("limits-alone")
 def test_a_limit_takes_a_process_of_its_own() -> None:
-    assert [workers_for([], BatchOptions(workers=workers)).count for workers in (1, 2)] == [0, 0]
-    assert [workers_for([], BatchOptions(**limit)).count for limit in ({"timeout_s": 9}, {"memory_gb": 1})] == [1, 1]
+    count = partial(workers_for, Path("out"), "tile", [])
+    assert [count(BatchOptions(workers=workers)).count for workers in (1, 2)] == [0, 0]
+    assert [count(BatchOptions(**limit)).count for limit in ({"timeout_s": 9}, {"memory_gb": 1})] == [1, 1]
 
 
 @pytest.mark.fault("limits-alone")

@@ -9,6 +9,8 @@ import signal
 import socket
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -25,12 +27,12 @@ from pathopatch.core.config import PredictConfig, TileConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.locks import SLOTS, folder_lock, is_locked, slide_lock, sole_command
 from pathopatch.core.status import read_status, update_status
-from pathopatch.core.task import SlideTask
+from pathopatch.core.task import Outcome
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.run import run_slides
 from pathopatch.stages.clean import find
-from pathopatch.stages.predict import open_model, predict_cohort, predict_tasks
-from pathopatch.stages.tile import tile_cohort, tile_task
+from pathopatch.stages.predict import open_model, predict_cohort, predict_one
+from pathopatch.stages.tile import tile_cohort, tile_one
 
 pytestmark = pytest.mark.fault("two-processes")
 
@@ -46,12 +48,13 @@ def slide(folder: Path, number: int = 0) -> SlideRow:
     return SlideRow(row=2 + number, slide_id=path.stem, patient_id="p", source=str(path))
 
 
-def task(stage: str, row: SlideRow, folder: Path, *, force: bool = False) -> SlideTask:
+def work_of(stage: str, folder: Path, *, force: bool = False) -> Callable[..., Outcome]:
     if stage == "tile":
-        return tile_task(row, TileConfig(patch_px=16), folder / "out", force=force)
+        return partial(tile_one, config=TileConfig(patch_px=16), out=folder / "out", force=force)
     config = PredictConfig(device="cpu", precision="float32", threads=1)
-    (task,) = predict_tasks([row], open_model(folder / "model", config), folder / "out", config, force=force)
-    return task
+    return partial(
+        predict_one, model=open_model(folder / "model", config), out=folder / "out", config=config, force=force
+    )
 
 
 STAGES = sorted(SLIDES)
@@ -61,28 +64,29 @@ STAGES = sorted(SLIDES)
 @pytest.mark.parametrize("stage", STAGES)
 def test_of_four_processes_one_makes_each_slide_and_the_others_find_it(stage: str, tmp_path: Path) -> None:
     write_model(tmp_path / "model")
-    tasks = [task(stage, slide(tmp_path, number), tmp_path) for number in range(SLIDES[stage])]
+    rows = [slide(tmp_path, number) for number in range(SLIDES[stage])]
+    run = partial(run_slides, tmp_path / "out", stage, work_of(stage, tmp_path), rows)
     start, (ours, theirs) = FRESH.Barrier(WORKERS), FRESH.Pipe(duplex=False)
-    processes = [FRESH.Process(target=_run_all, args=(tasks, start, theirs)) for _ in range(WORKERS)]
+    processes = [FRESH.Process(target=_run_all, args=(run, start, theirs)) for _ in range(WORKERS)]
     for process in processes:
         process.start()
     states = [state for _ in processes for state in ours.recv()]
     for process in processes:
         process.join(60)
     assert Counter(states) == Counter(
-        (slide_task.slide_id, state) for slide_task in tasks for state in ("done", *["current"] * (WORKERS - 1))
+        (row.slide_id, state) for row in rows for state in ("done", *["current"] * (WORKERS - 1))
     )
     locks = [path.name for path in (tmp_path / "out" / "status" / "locks").iterdir()]
     assert set(locks) == {
         "status.lock",
-        *(f"{slide_lock(slide_task.slide_id, slide_task.stage)}.lock" for slide_task in tasks),
+        *(f"{slide_lock(row.slide_id, stage)}.lock" for row in rows),
     }
     assert len(locks) <= 1 + SLOTS
 
 
-def _run_all(tasks: list[SlideTask], start: Barrier, pipe: Connection) -> None:
+def _run_all(run: Callable[[], list[Outcome]], start: Barrier, pipe: Connection) -> None:
     start.wait()
-    pipe.send([(outcome.slide_id, outcome.state) for outcome in run_slides(tasks[0].out, tasks[0].stage, tasks)])
+    pipe.send([(outcome.slide_id, outcome.state) for outcome in run()])
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -90,8 +94,8 @@ def test_a_slide_that_another_is_at_is_left_alone_until_that_ends(
     stage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_model(tmp_path / "model")
-    work, outcomes = task(stage, slide(tmp_path), tmp_path, force=True), []
-    second = Thread(target=lambda: outcomes.append(work.run()))
+    work, row, outcomes = work_of(stage, tmp_path, force=True), slide(tmp_path), []
+    second = Thread(target=lambda: outcomes.append(work(row)))
     deadline = time.monotonic() + 60
     with folder_lock(tmp_path / "out", slide_lock("s0", stage)):
         second.start()
@@ -115,7 +119,7 @@ def test_a_killed_process_keeps_no_slide_from_the_next(stage: str, tmp_path: Pat
     assert process.exitcode == -signal.SIGKILL
     assert not is_locked(out, slide_lock("s0", stage))
     assert not find(out)
-    assert task(stage, slide(tmp_path), tmp_path).run().state == "done"
+    assert work_of(stage, tmp_path)(slide(tmp_path)).state == "done"
 
 
 def _die_at(out: Path, name: str) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pathopatch.core.task import Outcome, SlideTask
+from pathopatch.core.task import Outcome
 from pathopatch.slides import Slide
 from pathopatch.stages.batch.run import attempt
 
@@ -42,19 +42,17 @@ def cut(path: Path) -> None:
 CHANGES = {"overwritten": overwritten, "replaced": replaced, "appended": appended, "cut": cut}
 
 
-def attempt_counting(task: SlideTask, *, reads: Path, **options: Any) -> Outcome | None:
-    """Run a task as a batch does; write how often its slide was read."""
+def attempt_counting(*work: Any, reads: Path, **options: Any) -> Outcome | None:
+    """Work on a slide as a batch does; write how often the slide was read."""
     counts: list[int] = []
     with _at_each_read(counts.append):
-        outcome = attempt(task, **options)
+        outcome = attempt(*work, **options)
     reads.write_text(str(len(counts)))
     return outcome
 
 
-def attempt_changing(
-    task: SlideTask, *, change: str, moments: Mapping[str, tuple[str, int]], **options: Any
-) -> Outcome | None:
-    """Run a task as a batch does, changing its slide at a certain read; in any process of a batch.
+def attempt_changing(*work: Any, change: str, moments: Mapping[str, tuple[str, int]], **options: Any) -> Outcome | None:
+    """Work on a slide as a batch does, changing it at a certain read; in any process of a batch.
 
     Parameters
     ----------
@@ -63,14 +61,14 @@ def attempt_changing(
     moments : mapping
         Per slide id the path of its file, and before which of its reads, from 1, it changes.
     """
-    path, moment = moments.get(task.slide_id, ("", 0))
+    path, moment = moments.get(work[-1].slide_id, ("", 0))
 
     def change_at(read: int) -> None:
         if read == moment:
             CHANGES[change](Path(path))
 
     with _at_each_read(change_at):
-        return attempt(task, **options)
+        return attempt(*work, **options)
 
 
 @contextmanager

@@ -10,10 +10,10 @@ import tifffile
 import torch
 
 from pathopatch.core.config import IntensityConfig, PredictConfig, TissueConfig
-from pathopatch.core.task import Outcome, SlideOutputs
+from pathopatch.core.task import Outcome
 from pathopatch.features.slide_features import SlideFeatures
 from pathopatch.heatmaps.predict import feature_source, slide_source
-from pathopatch.heatmaps.prediction_files import prediction_outputs, write_prediction
+from pathopatch.heatmaps.prediction_files import write_prediction
 from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.runtime.torch_runtime import TorchRuntime
 from pathopatch.models.spec import BundleSpec
@@ -80,14 +80,6 @@ def predict_to(
     ensemble = ensemble_of(model)
     source = slide_source(slide, ensemble.spec, slide_id, config, tissue_mask=tissue_mask)
     return write_prediction(source, ensemble, out, config=config, **options)
-
-
-def outputs_of(
-    slide: Slide, model: PatchClassifier | Ensemble, out: Path, *, slide_id: str, config: PredictConfig = DEFAULTS
-) -> SlideOutputs:
-    ensemble = ensemble_of(model)
-    source = slide_source(slide, ensemble.spec, slide_id, config)
-    return prediction_outputs(source, ensemble, out, config)[0]
 
 
 def predict_features_to(

@@ -22,7 +22,7 @@ from pathopatch.core.files import read_json
 from pathopatch.patches import source as source_module
 from pathopatch.patches.labels import LabelSource
 from pathopatch.patches.store import PatchStore
-from pathopatch.patches.tile import tile_outputs, tile_slide
+from pathopatch.patches.tile import tile_slide
 
 Make = Callable[..., Any]
 Discs = NDArray[np.bool_]
@@ -85,8 +85,8 @@ def test_a_run_killed_anywhere_is_unfinished_and_a_rerun_completes_it(
     with monkeypatch.context() as patched:
         places = {
             "store": "pathopatch.patches.store_writer.StoreWriter.finish",
-            "table": "pathopatch.patches.tile.write_table",
-            "status": "pathopatch.core.task.SlideArtefact.record",
+            "table": "pathopatch.core.artefacts.Job.write_table",
+            "status": "pathopatch.core.artefacts.Job.record",
         }
         patched.setattr(places[at], die)
         with pytest.raises(KeyboardInterrupt):
@@ -106,11 +106,10 @@ def test_pixels_that_were_removed_are_not_current_with_force(
 ) -> None:
     slide, out = make_slide(low_counts(two_discs)), tmp_path / "work"
     tile_slide(slide, CONFIG, out)
-    names: dict[str, Any] = {"slide_id": "slide", "patient_id": "slide"}
-    assert tile_outputs(slide, CONFIG, out, **names)[0].are_current()
+    assert tile_slide(slide, CONFIG, out, dry=True).state == "current"
     shutil.rmtree(out / "slides" / "slide.zarr" / "patches")
-    assert tile_outputs(slide, CONFIG, out, **names)[0].are_current()
-    assert not tile_outputs(slide, CONFIG, out, **names, force=True)[0].are_current()
+    assert tile_slide(slide, CONFIG, out, dry=True).state == "current"
+    assert tile_slide(slide, CONFIG, out, dry=True, force=True).state == "to do"
 
 
 def test_a_page_of_the_same_file_is_another_slide(

@@ -368,6 +368,28 @@ def test_the_series_is_the_files_own_not_one_that_it_names(series: Make) -> None
     assert dicom.series_of(path) == before
 
 
+def test_a_header_with_any_byte_changed_is_read_or_corrupt(tmp_path: Path) -> None:
+    import pydicom
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    made = pydicom.Dataset()
+    made.file_meta = pydicom.dataset.FileMetaDataset()
+    made.file_meta.MediaStorageSOPClassUID, made.file_meta.TransferSyntaxUID = dicom._SLIDE, ExplicitVRLittleEndian
+    made.SOPInstanceUID, made.SeriesInstanceUID, made.PatientID = "1.2.3", "1.2", "P"
+    made.ImageType, made.TotalPixelMatrixColumns, made.TotalPixelMatrixRows = ["ORIGINAL", "PRIMARY", "VOLUME"], 9, 9
+    made.save_as(tmp_path / "whole.dcm", enforce_file_format=True)
+    content, told = (tmp_path / "whole.dcm").read_bytes(), []
+    for place in range(132, len(content)):
+        for value in (0, 6, 255):
+            path = tmp_path / f"{place}-{value}.dcm"
+            path.write_bytes(content[:place] + bytes([value]) + content[place + 1 :])
+            try:
+                dicom.series_of(path)
+            except InputCorruptError as error:
+                told.append(str(error))
+    assert len(told) > 20
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jpeg", "jp2k", "half", "concatenation"])
 def test_patches_tissue_and_heatmap_are_those_of_the_svs(

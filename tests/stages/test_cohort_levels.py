@@ -130,7 +130,7 @@ def test_a_slide_that_shows_the_cohorts_level_keeps_its_own_doubts(tmp_path: Pat
 def test_a_run_that_ends_before_the_second_tiling_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest, work = three(tmp_path), tmp_path / "work"
     with monkeypatch.context() as cut:
-        cut.setattr("pathopatch.stages.tile._tile_again_by_cohort_levels", _cut_off)
+        cut.setattr("pathopatch.stages.tile._background_levels", _cut_off)
         with pytest.raises(KeyboardInterrupt):
             tile_cohort(manifest, work, CONFIG)
     assert not cohort_levels(work)

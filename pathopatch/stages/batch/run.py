@@ -36,16 +36,15 @@ from pathopatch.core.errors import (
     with_code,
 )
 from pathopatch.core.files import disk_errors, inside
-from pathopatch.core.locks import is_locked, slide_lock
-from pathopatch.core.status import FINISHED, is_recorded_done, read_status, update_status
-from pathopatch.core.task import HasSlideId, Outcome, Progress, SlideTask
-from pathopatch.core.text import pluralize
+from pathopatch.core.locks import free_lock, slide_lock
+from pathopatch.core.status import FINISHED, SlideStatus, is_recorded_done, read_status
+from pathopatch.core.task import HasSlideId, Outcome, Progress
+from pathopatch.core.text import WITHIN_SLIDE, pluralize
 from pathopatch.core.version import __version__
 from pathopatch.core.workers import WorkerDied, Workers
 
 R = TypeVar("R")
 S = TypeVar("S", bound=HasSlideId)
-T = TypeVar("T", bound=SlideTask[Any])
 
 DEFAULT_BATCH = BatchOptions()
 GOOD_STATES = (*FINISHED, "current", "ignored")
@@ -67,30 +66,30 @@ class Failure:
     trace: str = ""
 
 
-def workers_for(tasks: Sequence[SlideTask[Any]], batch: BatchOptions) -> Workers:
-    """Return processes for tasks, at most as many as slides to work on; enter them before they are used.
+def workers_for(out: Path, stage: str, rows: Sequence[HasSlideId], batch: BatchOptions) -> Workers:
+    """Return processes for slides, at most as many as there are to work on; enter them before they are used.
 
     With one worker, or a single slide, the work is done in this process, unless it has a limit; see `Workers`.
     """
     count = 0
-    if batch.workers > 1 and len(tasks) > 1:
-        unfinished = sum(task.force or not _looks_finished(task) for task in tasks)
+    if batch.workers > 1 and len(rows) > 1:
+        unfinished = sum(batch.force or not _looks_finished(out, stage, row) for row in rows)
         count = min(batch.workers, max(1, unfinished))
-    prepare = partial(_prepare, tasks[0].stage, max(1, count)) if tasks else None
+    prepare = partial(_prepare, stage, max(1, count)) if rows else None
     return Workers(count, prepare=prepare, limit_s=batch.timeout_s, limit_bytes=batch.limit_bytes)
 
 
-def chosen(tasks: Sequence[T], batch: BatchOptions) -> list[T]:
-    """Return the tasks to run: all, or those whose slides failed before."""
+def chosen(out: Path, stage: str, rows: Sequence[S], batch: BatchOptions) -> list[S]:
+    """Return the slides to work on: all, or those that failed before."""
     if not batch.retry_failed:
-        return list(tasks)
-    return [task for task in tasks if read_status(task.out, task.slide_id).get(task.stage, {}).get("state") == "failed"]
+        return list(rows)
+    return [row for row in rows if read_status(out, row.slide_id).get(stage, {}).get("state") == "failed"]
 
 
-def _looks_finished(task: SlideTask[Any]) -> bool:
-    """Return whether a slide's status says done, to count processes by; only `SlideOutputs` can tell whether it is."""
+def _looks_finished(out: Path, stage: str, row: HasSlideId) -> bool:
+    """Return whether a slide's status says done, to count processes by; only `made` can tell whether it is."""
     try:
-        return is_recorded_done(task.out, task.slide_id, task.stage)
+        return is_recorded_done(out, row.slide_id, stage)
     except PathopatchError:  # what is wrong with the work folder is said when it is worked in
         return False
 
@@ -110,55 +109,72 @@ def _prepare(stage: str, workers: int) -> None:
 def run_slides(
     out: Path,
     stage: str,
-    tasks: Sequence[SlideTask[Any]],
+    one: Callable[..., Outcome],
+    rows: Sequence[S],
     workers: Workers | None = None,
     *,
+    about: Callable[[S], Mapping[str, Any]] = lambda _: {},
     failures: Mapping[str, Failure] | None = None,
     what: str = "",
     deidentified: bool = False,
     progress: Progress | None = None,
 ) -> list[Outcome]:
-    """Run every task, by default in this process, and return the outcomes in the order of the tasks.
+    """Do a stage's work on slides, by default in this process, and return the outcomes in the order of the rows.
 
     A slide that another process is at comes after all others, and is waited for then: so two processes that are given
-    the same slides share them. Slides of `failures` failed before their task. The run has a log, and a progress bar
-    that is called `what`, or by the stage. A full disk ends the run: slides that it left undone have no outcome, and
-    the message of the one that found it tells their number.
+    the same slides share them. A full disk ends the run: slides that it left undone have no outcome, and the message of
+    the one that found it tells their number.
+
+    Parameters
+    ----------
+    one : callable
+        The work on a row (picklable), called with ``progress`` too, see `Within`.
+    about : callable, optional
+        What the status of a slide that failed keeps of its row.
+    failures : mapping, optional
+        Of slides that failed before their work, by slide_id.
+    what : str
+        What the progress bar is called; "": as the stage.
+    deidentified : bool
+        Whether nothing that is written may name a file.
     """
     workers, failures, what = workers or Workers(0), failures or {}, what or stage
     outcomes: dict[str, Outcome] = {}
     if progress:
-        progress(what, 0, len(tasks))
+        progress(what, 0, len(rows))
 
-    work = partial(attempt, progress=None if workers.count else progress)
-    taken: list[SlideTask[Any]] = []
-    with logged(out, stage, slide_ids=[task.slide_id for task in tasks], deidentified=deidentified) as write_line:
+    work = partial(attempt, one, out, stage, progress=None if workers.count else progress)
+    taken: list[S] = []
+    with logged(out, stage, slide_ids=[row.slide_id for row in rows], deidentified=deidentified) as write_line:
 
         def done(outcome: Outcome) -> None:
             write_line(outcome)
             outcomes[outcome.slide_id] = outcome
             if progress:
-                progress(what, len(outcomes), len(tasks), f"{outcome.slide_id} {outcome.state}")
+                progress(what, len(outcomes), len(rows), f"{outcome.slide_id} {outcome.state}")
 
-        for task in tasks:
-            if task.slide_id in failures:
-                done(fail(task, failures[task.slide_id]))
-        ready = [task for task in tasks if task.slide_id not in failures]
+        def failed(row: S, failure: Failure) -> Outcome:
+            return fail(out, stage, row.slide_id, failure, about=about(row), deidentified=deidentified)
+
+        for row in rows:
+            if row.slide_id in failures:
+                done(failed(row, failures[row.slide_id]))
+        ready = [row for row in rows if row.slide_id not in failures]
         for waits, part in ((False, ready), (True, taken)):
-            for task, result in each_slide(partial(work, waits=waits), part, workers):
+            for row, result in each_slide(partial(work, waits=waits), part, workers):
                 if result is None:
-                    taken.append(task)
+                    taken.append(row)
                     continue
-                outcome = fail(task, result) if isinstance(result, Failure) else result
+                outcome = failed(row, result) if isinstance(result, Failure) else result
                 if outcome.code != DiskFullError.code:
                     done(outcome)
                     continue
                 # Each further slide would find the disk full as well, after its whole work.
-                undone = len(tasks) - len(outcomes) - 1
+                undone = len(rows) - len(outcomes) - 1
                 more = f"; {pluralize(undone, 'further slide')} not done" if undone else ""
                 done(replace(outcome, message=outcome.message + more))
-                return [outcomes[each.slide_id] for each in tasks if each.slide_id in outcomes]
-    return [outcomes[task.slide_id] for task in tasks]
+                return [outcomes[each.slide_id] for each in rows if each.slide_id in outcomes]
+    return [outcomes[row.slide_id] for row in rows]
 
 
 def each_slide(
@@ -217,45 +233,58 @@ def _result_or_failure(work: Callable[[S], R], item: S) -> R | Failure:
     return Failure(error=error, seconds=time.time() - started, trace=trace)
 
 
-def attempt(task: SlideTask[Any], *, waits: bool, progress: Progress | None) -> Outcome | None:
-    """Run a task; None if another process is at its slide and this one is not to wait for it."""
-    if not waits and is_locked(task.out, slide_lock(task.slide_id, task.stage)):
-        return None
-    return task.run(progress)
+def attempt(
+    one: Callable[..., Outcome], out: Path, stage: str, row: S, *, waits: bool, progress: Progress | None
+) -> Outcome | None:
+    """Do the work on a slide; None if another process is at it and this one is not to wait for it.
+
+    The slide's lock is taken here, and kept: of two commands that start at once each takes the slides that are free.
+    """
+
+    def within(done: int, total: int) -> None:
+        if progress is not None:
+            progress(WITHIN_SLIDE, done, total, row.slide_id)
+
+    if waits:
+        return one(row, progress=within)
+    with free_lock(out, slide_lock(row.slide_id, stage)) as is_mine:
+        return one(row, progress=within) if is_mine else None
 
 
-def fail(task: SlideTask[Any], failure: Failure) -> Outcome:
+def fail(
+    out: Path, stage: str, slide_id: str, failure: Failure, *, about: Mapping[str, Any], deidentified: bool = False
+) -> Outcome:
     """Record a failure in the slide's status and return it; a refusal touched nothing and leaves the status.
 
     What is there from an earlier run is still of the slide that the status named, and it goes on saying so.
     """
     error = failure.error
-    files = tuple(task.about.get("files", ()))
-    outcome = Outcome(slide_id=task.slide_id, state="failed", code=error.code, message=str(error), files=files)
+    files = tuple(about.get("files", ()))
+    outcome = Outcome(slide_id=slide_id, state="failed", code=error.code, message=str(error), files=files)
     if isinstance(error, StaleArtefactError | DuplicateIdError):
         return outcome
     entry: dict[str, Any] = {
         "state": "failed",
-        **task.about,
+        **about,
         "code": error.code,
-        "message": f"{error.code}; what was said named files" if task.deidentified else str(error),
-        "host": socket.gethostname(),
+        "message": f"{error.code}; what was said named files" if deidentified else str(error),
         "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     if failure.seconds is not None:
         entry["seconds"] = f"{failure.seconds:.2f}"
-    if failure.trace and not task.deidentified:
+    if failure.trace and not deidentified:
         entry["trace"] = failure.trace
-    if not task.deidentified and (command := retry_command(task.stage)):
+    if not deidentified and (command := retry_command(stage)):
         entry["command"] = command
+    status = SlideStatus(out=out, slide_id=slide_id, stage=stage)
     try:
-        before = read_status(task.out, task.slide_id).get(task.stage, {})
+        before = status.read()
         # Work that begins replaces "done" by "running": so nothing was begun, and the outputs are as they were.
         if before.get("state") in FINISHED:
             return outcome
         if "source" in before:
             entry["source"] = before["source"]
-        update_status(task.out, task.slide_id, task.stage, entry)
+        status.write(entry)
     except (PathopatchError, OSError) as second:  # the outcome still reaches the caller
         if outcome.code != DiskFullError.code:  # of the same full disk all is said
             return replace(outcome, message=f"{error}; {second}")

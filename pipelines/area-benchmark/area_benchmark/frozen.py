@@ -32,8 +32,8 @@ from pathopatch.training.invariance import Edits, draw_pool, with_ground
 
 NOT_ASKED = ("interior erm", "masked groupdro", "masked gerne")
 """Rows whose heads are not asked whether they rely on the area."""
-PER_PATIENT, MOST_ASKED = 12, 300
-"""Patches of a fold that are asked about, with and without labels of either class."""
+PER_UNIT, LEAST_ASKED, MOST_ASKED = 16, 60, 300
+"""Patches of a fold that are asked about: of a patient or block, and in all."""
 _ENDS = {"": "value", "_low": "low", "_high": "high"}
 
 
@@ -220,8 +220,7 @@ def margins(
 
 
 def _ask(fitted: TrainingResult, settings: TrainConfig, test: PatchSet, read: FeatureStore) -> _Asked:
-    count = PER_PATIENT * len(np.unique(test.patient))
-    index = draw_pool(test, min(count, MOST_ASKED))
+    index = draw_pool(test, max(LEAST_ASKED, min(PER_UNIT * len(np.unique(test.patient)), MOST_ASKED)))
     backbone, head = _head(fitted, settings)
     z = np.empty((0, N_EDITS))
     if len(index):

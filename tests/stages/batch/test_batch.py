@@ -1,8 +1,9 @@
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,48 +13,43 @@ from pathopatch.core.config import BatchOptions, PredictConfig
 from pathopatch.core.errors import DiskFullError, InputCorruptError
 from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.status import read_status, update_status
-from pathopatch.core.task import Outcome, Progress
+from pathopatch.core.task import Outcome, Within
 from pathopatch.stages.batch.run import exit_code, run_slides, workers_for
 
 
 @dataclass(frozen=True)
-class FakeTask:
+class Row:
     slide_id: str
-    out: Path
     fault: str = ""
-    stage: str = "tile"
-    force: bool = False
-    deidentified: bool = False
-    about: Mapping[str, Any] = field(default_factory=dict)
-
-    def run(self, progress: Progress | None = None) -> Outcome:
-        if progress is not None:
-            progress("patches", 1, 2, self.slide_id)
-        if self.fault == "corrupt":
-            raise InputCorruptError("cut file", place=self.slide_id)
-        if self.fault == "bug":
-            raise ZeroDivisionError("oh")
-        if self.fault == "abort":
-            os.abort()
-        if self.fault == "full":
-            raise DiskFullError("no space left", remedy="free space")
-        if self.fault == "slow":
-            time.sleep(60)
-        return Outcome(slide_id=self.slide_id, state="done", counts={"pid": os.getpid()})
 
 
-def run(tasks: Sequence[FakeTask], workers: int = 2, **options: Any) -> list[Outcome]:
-    with workers_for(tasks, BatchOptions(workers=workers)) as processes:
-        return run_slides(tasks[0].out, "tile", tasks, processes, **options)
+def one(row: Row, progress: Within) -> Outcome:
+    progress(1, 2)
+    if row.fault == "corrupt":
+        raise InputCorruptError("cut file", place=row.slide_id)
+    if row.fault == "bug":
+        raise ZeroDivisionError("oh")
+    if row.fault == "abort":
+        os.abort()
+    if row.fault == "full":
+        raise DiskFullError("no space left", remedy="free space")
+    if row.fault == "slow":
+        time.sleep(60)
+    return Outcome(slide_id=row.slide_id, state="done", counts={"pid": os.getpid()})
+
+
+def run(out: Path, rows: Sequence[Row], workers: int = 2, **options: Any) -> list[Outcome]:
+    with workers_for(out, "tile", rows, BatchOptions(workers=workers)) as processes:
+        return run_slides(out, "tile", one, rows, processes, **options)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_one_bad_slide_does_not_stop_the_others(tmp_path: Path, workers: int) -> None:
-    tasks = [FakeTask("a", tmp_path), FakeTask("b", tmp_path, "corrupt"), FakeTask("c", tmp_path, "bug")]
-    tasks.append(FakeTask("d", tmp_path))
+    rows = [Row("a"), Row("b", "corrupt"), Row("c", "bug")]
+    rows.append(Row("d"))
     seen: list[str] = []
-    outcomes = run(tasks, workers, progress=lambda _what, _done, _total, note="": seen.append(note))
+    outcomes = run(tmp_path, rows, workers, progress=lambda _what, _done, _total, note="": seen.append(note))
     assert [outcome.state for outcome in outcomes] == ["done", "failed", "failed", "done"]
     assert [outcome.code for outcome in outcomes] == ["", "INPUT_CORRUPT", "INTERNAL", ""]
     assert {"a done", "b failed", "c failed", "d done"} <= set(seen)
@@ -62,8 +58,8 @@ def test_one_bad_slide_does_not_stop_the_others(tmp_path: Path, workers: int) ->
 
 
 def test_a_worker_that_dies_takes_down_its_own_slide_only(tmp_path: Path) -> None:
-    tasks = [FakeTask("a", tmp_path), FakeTask("b", tmp_path, "abort"), FakeTask("c", tmp_path)]
-    outcomes = run(tasks)
+    rows = [Row("a"), Row("b", "abort"), Row("c")]
+    outcomes = run(tmp_path, rows)
     assert [(outcome.state, outcome.code) for outcome in outcomes] == [
         ("done", ""), ("failed", "WORKER_CRASH"), ("done", ""),
     ]  # fmt: skip
@@ -71,11 +67,11 @@ def test_a_worker_that_dies_takes_down_its_own_slide_only(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_full_disk_ends_the_batch_and_is_told_of_once(tmp_path: Path, workers: int) -> None:
-    tasks = [FakeTask("a", tmp_path, "full"), *(FakeTask(name, tmp_path, "slow") for name in "bcd")]
-    with workers_for(tasks, BatchOptions(workers=workers)) as processes:
-        (outcome,) = run_slides(tmp_path, "tile", tasks, processes)
+    rows = [Row("a", "full"), *(Row(name, "slow") for name in "bcd")]
+    with workers_for(tmp_path, "tile", rows, BatchOptions(workers=workers)) as processes:
+        (outcome,) = run_slides(tmp_path, "tile", one, rows, processes)
         assert outcome.message == "DISK_FULL: no space left Remedy: free space; 3 further slides not done"
-        later = run_slides(tmp_path, "tile", [FakeTask("d", tmp_path), FakeTask("e", tmp_path)], processes)
+        later = run_slides(tmp_path, "tile", one, [Row("d"), Row("e")], processes)
     assert [(each.slide_id, each.state) for each in later] == [("d", "done"), ("e", "done")]
     assert exit_code([outcome]) == 1
     assert exit_code([outcome, *later]) == 3
@@ -85,11 +81,11 @@ def test_a_full_disk_ends_the_batch_and_is_told_of_once(tmp_path: Path, workers:
 def test_a_refusal_before_work_leaves_a_finished_slide(tmp_path: Path, state: str) -> None:
     entry = {"state": state, "counts": {"patches": 4}, "source": "a.tif"}
     update_status(tmp_path, "b", "tile", entry)
-    (outcome,) = run([FakeTask("b", tmp_path, "corrupt")])
+    (outcome,) = run(tmp_path, [Row("b", "corrupt")])
     assert (outcome.state, outcome.code) == ("failed", "INPUT_CORRUPT")
     assert read_status(tmp_path, "b")["tile"] == entry
     update_status(tmp_path, "b", "tile", {**entry, "state": "running"})  # work had begun
-    run([FakeTask("b", tmp_path, "corrupt")])
+    run(tmp_path, [Row("b", "corrupt")])
     assert read_status(tmp_path, "b")["tile"]["state"] == "failed"
 
 
@@ -103,7 +99,7 @@ def test_a_slide_that_another_process_is_at_comes_after_all_others(tmp_path: Pat
 
     with ExitStack() as other:
         other.enter_context(folder_lock(tmp_path, slide_lock("a", "tile")))
-        outcomes = run([FakeTask("a", tmp_path), FakeTask("b", tmp_path)], 1, progress=progress)
+        outcomes = run(tmp_path, [Row("a"), Row("b")], 1, progress=progress)
     assert order == ["b done", "a done"]
     assert [outcome.slide_id for outcome in outcomes] == ["a", "b"]
 
@@ -111,22 +107,23 @@ def test_a_slide_that_another_process_is_at_comes_after_all_others(tmp_path: Pat
 @pytest.mark.slow
 def test_progress_within_a_slide_is_reported_only_by_a_single_process(tmp_path: Path) -> None:
     progress_calls: list[tuple[str, int, int, str]] = []
-    tasks = [FakeTask("a", tmp_path), FakeTask("b", tmp_path)]
-    run(tasks, progress=lambda *words: progress_calls.append(words))
+    rows = [Row("a"), Row("b")]
+    run(tmp_path, rows, progress=lambda *words: progress_calls.append(words))
     assert {words[0] for words in progress_calls} == {"tile"}
-    run(tasks, 1, progress=lambda *words: progress_calls.append(words))
+    run(tmp_path, rows, 1, progress=lambda *words: progress_calls.append(words))
     assert [words for words in progress_calls if words[0] == "patches"] == [("patches", 1, 2, name) for name in "ab"]
 
 
 def test_no_more_processes_start_than_there_are_slides_to_work_on(tmp_path: Path) -> None:
-    tasks = [FakeTask(name, tmp_path) for name in "abc"]
+    rows = [Row(name) for name in "abc"]
     update_status(tmp_path, "a", "tile", {"state": "done"})
     update_status(tmp_path, "b", "tile", {"state": "failed"})
     many = BatchOptions(workers=8)
-    assert [workers_for(tasks, BatchOptions(workers=workers)).count for workers in (1, 2, 8)] == [0, 2, 2]
-    assert workers_for(tasks[:1], many).count == 0
-    assert workers_for([tasks[0], tasks[0]], many).count == 1  # what is finished may still crash whoever opens it
-    assert workers_for([replace(task, force=True) for task in tasks], many).count == 3
+    count = partial(workers_for, tmp_path, "tile")
+    assert [count(rows, BatchOptions(workers=workers)).count for workers in (1, 2, 8)] == [0, 2, 2]
+    assert count(rows[:1], many).count == 0
+    assert count([rows[0], rows[0]], many).count == 1  # what is finished may still crash whoever opens it
+    assert count(rows, BatchOptions(workers=8, force=True)).count == 3
 
 
 def test_exit_codes_tell_all_some_and_none() -> None:
