@@ -184,7 +184,14 @@ def tile(
         refuse(context, "ready patches are as they are", "patch_px", "stride_px", "dry_run")
         refuse(context, "it is of slides; --mpp states the um per px of ready patches", "slide_mpp")
         refuse(context, "they are limits of a slide, and a set of patches is no slide", "timeout", "memory_gb")
-        refuse(context, "it is of slides, and a set of patches is no slide", "workers", "align", "retry_failed")
+        refuse(
+            context,
+            "it is of slides, and a set of patches is no slide",
+            "workers",
+            "align",
+            "warn_shift_um",
+            "retry_failed",
+        )
         ready = ready if mpp is None else with_options(type(ready), ready, {"mpp": mpp})
         with progress_bars(batch.quiet) as progress:
             outcomes = import_patches(patches, out, tiling, ready=ready, **known, force=batch.force, progress=progress)

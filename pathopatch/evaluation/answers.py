@@ -46,6 +46,7 @@ class Answers:
     rule: Rule
     overlap: float | None = None  # of answers by place: the median share of image and patch that is common
     reason: str = ""  # why no verdict may follow
+    at_ends: float = 0.0  # share of the answers that are rounded to a probability of 0 or 1
 
 
 def read_answers(
@@ -120,7 +121,9 @@ def read_answers(
         # Not beyond halfway from the decision to either end: what lies on its one side stays there.
         step = float(np.diff(np.unique(held.round(7))).min(initial=min(limit, 1 - limit)))
         least = max(0.5 * step, _LEAST_PROBABILITY)
-        return Answers(_logit(z, least) - _logit(np.array([limit]), least), "probability", MARGINS, overlap)
+        at_ends = float(np.mean((held <= least) | (held >= 1 - least)))
+        margins = _logit(z, least) - _logit(np.array([limit]), least)
+        return Answers(margins, "probability", MARGINS, overlap, at_ends=at_ends)
     if kind == "logit":
         return Answers(z - (decision or 0.0), kind, MARGINS, overlap)
     reason = "scores that are neither probabilities, logits nor yes and no are described only"

@@ -130,7 +130,7 @@ def summary(
     is known.
     """
     grid, probability, tissue = prediction.grid, maps["probability"], maps["tissue_fraction"]
-    scanned = np.nan_to_num(maps.get("scanned_fraction", np.ones_like(tissue)))
+    scanned = np.nan_to_num(maps.get("scanned_fraction", np.ones_like(tissue))) * prediction.has_patch
     scanned_mm2 = scanned * inside_share(grid) * (min(grid.stride, grid.extent) * mpp / 1000) ** 2  # (ny, nx)
     tissue_mm2 = np.nan_to_num(tissue) * scanned_mm2
     total_tissue, positive_tissue = float(tissue_mm2.sum()), float(tissue_mm2[probability > decision_probability].sum())

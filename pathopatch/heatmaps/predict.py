@@ -98,6 +98,13 @@ class Prediction:
         further |= {} if (scanned == 1).all() else {"scanned_fraction": scanned}
         return np.stack([probability, tissue, *further.values()]), (*CHANNELS, *further)
 
+    @property
+    def has_patch(self) -> NDArray[np.bool_]:
+        """Which cells (ny, nx) a patch lies on, predicted or not."""
+        x, y = self.places.T
+        place = stitch if self.placement == "grid" else mean_of_nearest
+        return np.isfinite(place(self.grid, x, y, np.ones(len(x))))
+
     def _tissue_maps(self) -> tuple[Cells, Cells]:
         """Return the maps of the tissue fraction and the scanned fraction, (ny, nx) each.
 
@@ -116,7 +123,7 @@ class Prediction:
             scanned = place(self.scanned_fraction)
         is_tissue_known = not len(self.places) or bool(np.isfinite(self.tissue_fraction).any())
         if is_tissue_known and np.isnan(tissue).any():
-            tissue[np.isnan(place(np.ones(len(self.places))))] = 0.0
+            tissue[~self.has_patch] = 0.0
         return tissue, scanned
 
     def without_answer(self, maps: Mapping[str, Cells]) -> NDArray[np.bool_]:

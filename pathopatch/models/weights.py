@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _DTYPES = ("F32", "I64")  # by the names of safetensors
+_WEIGHTS = ("weight", "bias", "running_mean", "running_var")
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher")
 """Keys under which publishers store the tensors, outer ones first; of two networks, the averaged one or the teacher."""
 
@@ -155,9 +156,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _of_plain_numbers(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Return tensors by name; refuse those of types that mean nothing as float32: complex ones and quantised ones."""
+    """Return tensors by name; refuse what means nothing as float32: complex or quantised numbers, and whole weights."""
     for name, value in tensors.items():
-        if value.is_complex() or (value.element_size() == 1 and str(value.dtype) != "torch.bool"):
+        is_weight = name.rpartition(".")[2] in _WEIGHTS  # others may count, or be indices
+        is_quantised = value.element_size() == 1 and str(value.dtype) != "torch.bool"
+        if value.is_complex() or is_quantised or (is_weight and not value.is_floating_point()):
             raise CheckpointIncompatibleError(
                 f"weights of {name} are {str(value.dtype).removeprefix('torch.')}",
                 place=str(path),

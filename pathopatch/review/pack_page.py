@@ -43,15 +43,17 @@ class PackReading:
 
     def __init__(self, pack: Path, reader: str) -> None:
         sent = pack / "send" if (pack / "send").is_dir() else pack
-        self._folder, name = pack, f"answers-{reader_file_part(reader_name(reader))}.csv"
-        self.file = pack / known_reader(name, (path.name for path in pack.glob("answers-*.csv")))
-        named = ("--answers", str(self.file), "--pack", "PACK" if sent == pack else str(pack))
-        command = shlex.join(["pathopatch", "audit-model", *named, "-o", "asked"])
-        self._about = {"file": str(self.file), "command": command, "mpp": _scale(sent / "mosaic.ome.tif")}
+        self._folder, self._name = pack, f"answers-{reader_file_part(reader_name(reader))}.csv"
+        self._pack, self._mpp = "PACK" if sent == pack else str(pack), _scale(sent / "mosaic.ome.tif")
         self.images = {name: inside(sent / "images", name) for name in sorted(_lines(sent / "answers.csv", "score"))}
         if missing := [name for name, path in self.images.items() if not path.is_file()]:
             raise InputMissingError(f"no image {missing[0]}", place=str(sent), remedy="unpack it again")
         self.state()
+
+    @property
+    def file(self) -> Path:
+        """The file with the answers; a page that was started with the name in another case may have made it since."""
+        return self._folder / known_reader(self._name, (path.name for path in self._folder.glob("answers-*.csv")))
 
     def answers(self) -> dict[str, dict[str, str]]:
         """Return the file's lines by image."""
@@ -77,7 +79,10 @@ class PackReading:
         """Return how many images are answered, the next two, um per px, and what to do with the file at the end."""
         answered = self.answers()
         left = [name for name in self.images if name not in answered]
-        return {"images": len(self.images), "answered": len(answered), "next": left[:2], **self._about}
+        named = ("--answers", str(self.file), "--pack", self._pack)
+        command = shlex.join(["pathopatch", "audit-model", *named, "-o", "asked"])
+        about = {"file": str(self.file), "command": command, "mpp": self._mpp}
+        return {"images": len(self.images), "answered": len(answered), "next": left[:2], **about}
 
 
 def create_pack_app(reading: PackReading, access: Access) -> Guard:

@@ -25,7 +25,7 @@ _SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image Sto
 _FRAMES = "PerFrameFunctionalGroupsSequence"
 _ASKED = [
     "ImageType", "SeriesInstanceUID", "PatientID", "ContainerIdentifier", "PhotometricInterpretation",
-    "TotalPixelMatrixColumns", "TotalPixelMatrixRows", "DimensionOrganizationType", _FRAMES,
+    "TotalPixelMatrixColumns", "TotalPixelMatrixRows", "DimensionOrganizationType", "NumberOfFrames", _FRAMES,
 ]  # fmt: skip
 # What it logs of a malformed file would go to the screen.
 logging.getLogger("pydicom").addHandler(logging.NullHandler())
@@ -84,9 +84,10 @@ def _header_of(stated: Any, *, pixels_at: int) -> _Header:
         series=str(stated.get("SeriesInstanceUID") or "") if is_slide else "",
         size=(int(next(sides)), int(next(sides))) if is_level else (0, 0),
         is_rgb=stated.get("PhotometricInterpretation") == "RGB",
-        # OpenSlide crashes where there is no list of frames, and shows nothing where it has no places.
+        # OpenSlide crashes where there is no list of frames, and shows no frame that has no place.
         lacks_positions=is_sparse
-        and not any("PlanePositionSlideSequence" in frame for frame in stated.get(_FRAMES) or ()),
+        and sum("PlanePositionSlideSequence" in frame for frame in stated.get(_FRAMES) or ())
+        < max(1, int(stated.get("NumberOfFrames") or 1)),
         ids=(str(stated.get("PatientID") or "").strip(), str(stated.get("ContainerIdentifier") or "").strip()),
         pixels_at=pixels_at,
     )

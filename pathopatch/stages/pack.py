@@ -74,6 +74,11 @@ _OUT_OF_ORDER = (
     "{pairs} images that stood there twice, flipped or on other ground got answers hardly more alike than by chance "
     "({measure} {value:.2f}, 95 % interval {low:.2f} to {high:.2f}): are the rows in order?"
 )
+MOST_AT_ENDS = 0.5
+"""Share of the answers at 0 or 1 up to which no reliance may be shown: of simulated steep programs, all that rounding
+would have acquitted had 0.66 or more (``pipelines/area-reliance``).
+"""
+_AT_ENDS = "{:.0f} of 100 answers are written as 0 or 1, which hides how far they move: send logits, or more digits"
 _IDS = ("patch_id", "slide_id", "patient_id", "unit")
 
 
@@ -453,6 +458,8 @@ def _judged(
     result = reliance(
         responses, seed=about["seed"], unit=about["unit"], rule=read.rule if is_full else short_rule(read.rule)
     )
+    if result["verdict"] == "not shown" and read.at_ends > MOST_AT_ENDS:
+        result |= {"verdict": "not known", "reasons": [_AT_ENDS.format(100 * read.at_ends)]}
     if read.reason:
         result |= {"verdict": "not known", "direction": 0, "reasons": [read.reason, *result["reasons"]]}
     result.pop("correction", None)  # of a model that is at hand

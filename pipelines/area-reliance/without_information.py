@@ -17,13 +17,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import read_table
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.files import read_json
 from pathopatch.debias.interventions import AREAS, N_EDITS, PLACEBOS
 from pathopatch.evaluation.answers import read_answers
 from pathopatch.stages import pack as packs
 
 TUMOUR = (0.05, 0.1, 0.15, 0.2, 0.3)
-SLOPES = {"sound": 0.2, "between": 2.8, "biased": 4.0}  # in sd of the evidence; "between" has an eta of 0.49
+SLOPES = {"sound": 0.2, "between": 2.8, "biased": 4.0, "steep": 1.0}  # in sd of the evidence; "between": eta 0.49
+GAINS = {"steep": 4.0}  # times the margins of others: most probabilities round to 0 or 1
 FORMS = ("logit", "probability", "two decimals", "8 bits", "yes-no")
 PROGRAMS = 5  # of each kind and share, at most
 NOISE = 0.25  # of each image, as networks have: about a tenth of balanced answers turns by flipping
@@ -50,7 +52,7 @@ def judged(pack: Path, *, tables: int, tumour: tuple[float, ...] = TUMOUR) -> It
             for kind, texts in uninformative(key, share, rng):
                 yield {"kind": kind, "tumour": share, "seed": seed, "verdict": verdict(pack, key, texts)}
             for name, slope in SLOPES.items() if seed < PROGRAMS else ():
-                z = margins(key, share, slope, rng)
+                z = GAINS.get(name, 1.0) * margins(key, share, slope, rng)
                 for form in FORMS:
                     about = {"kind": f"{name}, {form}", "tumour": share, "seed": seed}
                     yield about | {"verdict": verdict(pack, key, written(z, form))}
@@ -97,7 +99,10 @@ def verdict(pack: Path, key: pd.DataFrame, texts: list[str]) -> str:
         answers = Path(folder) / "answers.csv"
         pd.DataFrame({"image": key["image"], "score": texts}).to_csv(answers, index=False)
         corners, options = key[["x", "y"]].to_numpy(np.int64), {"kind": "logit"} if is_logit else {}
-        read = read_answers(answers, key["image"].tolist(), corners, about["px"], **options)
+        try:
+            read = read_answers(answers, key["image"].tolist(), corners, about["px"], **options)
+        except InputUnsupportedError:  # one answer to everything
+            return "refused"
         return str(packs._judged(key, about, read, Path(folder))[0]["verdict"])
 
 

@@ -68,9 +68,9 @@ def _weights(folder: Path) -> Any:
     return read_weights(folder / "w.pth")
 
 
-def _typed(dtype: torch.dtype) -> Call:
+def _typed(dtype: torch.dtype, name: str = "w") -> Call:
     def read(folder: Path) -> Any:
-        torch.save({"w": torch.ones(2).to(dtype)}, folder / "w.pth")
+        torch.save({name: torch.ones(2).to(dtype)}, folder / "w.pth")
         return read_weights(folder / "w.pth")
 
     return read
@@ -79,6 +79,8 @@ def _typed(dtype: torch.dtype) -> Call:
 _SQUARE = [[0, 0], [9, 0], [9, 9], [0, 0]]
 REFUSED: dict[str, tuple[Call, str]] = {
     "weights of int8": (_typed(torch.int8), "CHECKPOINT_INCOMPATIBLE"),
+    "weights of int32": (_typed(torch.int32, "head.weight"), "CHECKPOINT_INCOMPATIBLE"),
+    "weights of bool": (_typed(torch.bool, "head.bias"), "CHECKPOINT_INCOMPATIBLE"),
     "weights of complex64": (_typed(torch.complex64), "CHECKPOINT_INCOMPATIBLE"),
     "a program that is not there": (
         lambda folder: load_program(folder / "gone.pt", torch.device("cpu")), "INPUT_MISSING"),

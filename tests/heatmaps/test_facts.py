@@ -33,12 +33,16 @@ TISSUE = np.array([[1.0, 0.5, 0.0, 0.4], [0.5, 0.5, 0.0, 1.0]])
 
 
 def numbers(
-    probability: np.ndarray = PROBABILITY, scanned: np.ndarray | None = None, grid: Grid = GRID, **flagged: Any
+    probability: np.ndarray = PROBABILITY,
+    scanned: np.ndarray | None = None,
+    grid: Grid = GRID,
+    has_patch: Any = True,
+    **flagged: Any,
 ) -> dict[str, float | None]:
     is_predicted = np.isfinite(probability)
     none = np.zeros(is_predicted.sum(), bool)
     columns = {"probability": probability[is_predicted], **{f"flag_{name}": flagged.get(name, none) for name in FLAGS}}
-    prediction: Any = SimpleNamespace(grid=grid, columns=columns)
+    prediction: Any = SimpleNamespace(grid=grid, columns=columns, has_patch=has_patch)
     regions = positive_regions(
         probability,
         decision_probability=0.5,
@@ -73,6 +77,10 @@ def test_between_patches_that_leave_gaps_nothing_counts() -> None:
     assert result["tissue_mm2"] == pytest.approx(0.25 * (1.0 + 0.5 + 0.5 + 0.5) + 0.125 * (0.4 + 1.0))
     assert result["positive_mm2"] == pytest.approx(2 * 0.25 + 2 * 0.125)
     assert result["largest_region_mm2"] == pytest.approx(0.25)
+
+
+def test_where_no_patch_lies_nothing_counts_as_scanned() -> None:
+    assert numbers(has_patch=TISSUE > 0)["scanned_mm2"] == pytest.approx(7.0 - 2)
 
 
 def test_areas_are_of_scanned_pixels() -> None:

@@ -17,7 +17,8 @@ _SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 def write_dicom(path: Path, *, frames: str = "full", series: str = "") -> Path:
     """Write a slide of 192 x 128 px, 0.5 um/px, in one file; where its frames lie is implied, or stated for each.
 
-    `frames`: "full"; "stated"; "nowhere", each without its place; "unlisted", without a list of them.
+    `frames`: "full"; "stated"; "nowhere", each without its place; "one", the first alone with it; "unlisted", without a
+    list of them.
     """
     image = np.full((DOWN * SIDE, ACROSS * SIDE, 3), 240, np.uint8)
     image[30:100, 40:150] = (170, 80, 140)
@@ -42,10 +43,10 @@ def write_dicom(path: Path, *, frames: str = "full", series: str = "") -> Path:
     slide.SharedFunctionalGroupsSequence = [shared]
     path_of_light.OpticalPathIdentifier = "1"
     slide.OpticalPathSequence, slide.TotalPixelMatrixFocalPlanes = [path_of_light], 1
-    if frames in ("stated", "nowhere"):
+    if frames in ("stated", "one", "nowhere"):
         groups = [Dataset() for _ in places]
         for group, (x, y) in zip(groups, places, strict=True):
-            if frames == "stated":
+            if frames == "stated" or (frames == "one" and group is groups[0]):
                 place = Dataset()
                 place.ColumnPositionInTotalImagePixelMatrix = x * SIDE + 1
                 place.RowPositionInTotalImagePixelMatrix = y * SIDE + 1

@@ -18,6 +18,7 @@ from opened_files import opened_files
 from review_page import WRITE, Answer, Page, served
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
+from pathopatch.review.pack_page import Answer as Given
 from pathopatch.review.pack_page import PackReading, create_pack_app
 from pathopatch.review.security import Access
 
@@ -119,6 +120,9 @@ def test_two_readers_have_two_files_and_one_reader_has_one(pack: Path) -> None:
     assert len(files) == 6
     with page_of(pack, reader="Ada") as page:
         give(page, "0b.png")
+    early, late = PackReading(pack, "Zoë"), PackReading(pack, "ZOË")  # both before there is an answer
+    early.record(Given(image="0b.png", score="yes", seconds=1.0))
+    assert late.answers().keys() == {"0b.png"}
     for same in ("ada", " ADA\n"):
         assert PackReading(pack, same).file == pack / "answers-Ada.csv"
     with pytest.raises(InputUnsupportedError, match="5000 characters"):

@@ -134,9 +134,13 @@ class RunSummary:
                 place="--summary",
                 remedy="name a file of its own, such as OUT/last-run.json",
             )
-        # A person or a program may have put null into it.
-        failed, listed = self._last.get("failed_files") or {}, self._last.get("known")
-        known = [name for name in slide_ids(out) if listed is None or name in listed]
+        # A person or a program may have put something else into it.
+        if not isinstance(self._last.get("failed_files"), dict):
+            self._last["failed_files"] = {}
+        if not isinstance(self._last.get("gone"), dict):
+            self._last["gone"] = {}
+        failed, listed = self._last["failed_files"], self._last.get("known")
+        known = [name for name in slide_ids(out) if not isinstance(listed, list) or name in listed]
         known = [name for name in known if "predict" in read_status(out, name)]
         self._marks = {name: _predicted_files(out, name) or failed.get(name, []) for name in known}
 
@@ -169,7 +173,7 @@ class RunSummary:
         absent = sorted(self._marks.keys() - ids)
         files = [map(_path, files_of(read_status(self._out, name)["predict"])) for name in absent]
         gone = [name for name, paths in zip(absent, files, strict=True) if not all(map(os.path.lexists, paths))]
-        gone_before = self._last.get("gone") or ()
+        gone_before = self._last["gone"]
         found = {
             "exit_code": exit_code(outcomes),
             "slides": len(ids),

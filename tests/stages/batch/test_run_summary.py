@@ -274,10 +274,11 @@ def test_a_summary_takes_the_place_of_nothing_else(place: str, tmp_path: Path) -
     assert (tmp_path / "heatmaps/s/heatmap.json").read_text() == '{"slide_id": "s"}'
 
 
-def test_null_in_the_last_summary_counts_as_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [None, 5])
+def test_other_types_in_the_last_summary_count_as_nothing(value: object, tmp_path: Path) -> None:
     update_status(tmp_path, "a", "predict", {"state": "done"})
     path = tmp_path / "last-run.json"
-    path.write_text(json.dumps(dict.fromkeys(("known", "failed_files", "gone")) | {"exit_code": 0}))
+    path.write_text(json.dumps(dict.fromkeys(("known", "failed_files", "gone"), value) | {"exit_code": 0}))
     with RunSummary(path, tmp_path) as record:
         record.write([row(tmp_path / "a.tif")], [Outcome(slide_id="a", state="current")], [])
     assert (json.loads(path.read_text())["new"], json.loads(path.read_text())["unchanged"]) == ({}, 1)
