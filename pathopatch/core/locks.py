@@ -57,7 +57,7 @@ def folder_lock(out: Path, name: str, *, waiting_for: str = "", limit_s: float |
     DiskFullError
         No space was left.
     """
-    if (out, name) in getattr(_held, "locks", ()):
+    if (out.absolute(), name) in getattr(_held, "locks", ()):
         yield
         return
     release = _acquire(out, name)
@@ -84,11 +84,12 @@ def free_lock(out: Path, name: str) -> Iterator[bool]:
     if (release := _acquire(out, name)) is None:
         yield False
         return
-    _held.locks = {*getattr(_held, "locks", ()), (out, name)}
+    own = {(out.absolute(), name)}
+    _held.locks = getattr(_held, "locks", set()) | own
     try:
         yield True
     finally:
-        _held.locks -= {(out, name)}
+        _held.locks -= own
         release()
 
 

@@ -44,8 +44,7 @@ class SlideStatus:
 
     def read(self) -> dict[str, Any]:
         """Return the entry of the stage; empty if there is none."""
-        entry: dict[str, Any] = read_status(self.out, self.slide_id).get(self.stage, {})
-        return entry
+        return dict(read_status(self.out, self.slide_id).get(self.stage, {}))
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """Replace the entry of the stage, with this host unless it names one; raises as `update_status`."""

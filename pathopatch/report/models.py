@@ -97,7 +97,7 @@ def area_reliance(study: Study) -> dict[str, Any]:
     limits = max(
         (limits_text(result) for result in study.asked.values()), key=len, default=""
     )  # of the fewest patients
-    # Plain training stands beside what is told of: it comes first where its run has been asked about.
+    # Plain training comes first: the others are seen beside it.
     curves = {place.name: result for place, result in study.asked.items() if "curve" in result}
     shown = dict(sorted(curves.items(), key=lambda item: not item[0].startswith("erm-"))[:_MOST_PANELS])
     pictures = {"area_response.png": response_curves(shown)} if shown else {}

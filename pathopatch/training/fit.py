@@ -110,7 +110,7 @@ class _Sets:
 
 
 def _prepared(train: PatchSet, val: PatchSet | None, config: TrainConfig, method: Method) -> _Sets:
-    """Leave out training patches without a crop, compose validation where a group lacks, and refuse what cannot do."""
+    """Leave out training patches without a crop, and compose validation that lacks a group; errors as `fit_arrays`."""
     val = val if val is None or len(val) else None
     crops, without_crop = None, (0, 0)
     if config.mask == "interior":

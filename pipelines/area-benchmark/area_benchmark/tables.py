@@ -60,7 +60,8 @@ def _choices(table: pd.DataFrame) -> Iterator[str]:
     if table["ground"].nunique() < 3:
         return
     best, others = choose_rows(table)
-    text = f"Over all grounds the rule chooses *{best}*. The default is *{DEFAULT}*: the text says why."
+    text = f"Over all grounds the rule chooses *{best}*."
+    text += "" if best == DEFAULT else f" The default is *{DEFAULT}*: the text says why."
     yield from ("### The rule of choice", "", text, "")
     yield "| ground | default: WGA | equal area | the other grounds choose | WGA | equal area | erm: WGA | equal area |"
     yield "|---" * 8 + "|"
