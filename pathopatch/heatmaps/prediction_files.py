@@ -8,7 +8,6 @@ fingerprint: damaged outputs are made again). ``[predict] outputs`` asks for mor
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -64,9 +63,8 @@ from pathopatch.models.spec import BundleSpec, patch_limits
 from pathopatch.patches.analysis import read_level
 from pathopatch.patches.picture import write_png
 from pathopatch.patches.source import FromSlide
-from pathopatch.slides import Slide
 from pathopatch.slides.composite import Picture, compose, shrunk
-from pathopatch.slides.slide_paths import ID_REMEDY, split_fragment, valid_slide_id
+from pathopatch.slides.slide_paths import ID_REMEDY, valid_slide_id
 
 STAGE = "predict"
 _PROBES, _PROBE_PX = 6, 32  # per axis
@@ -231,7 +229,7 @@ def _stamp(source: DrawnSource, model: Ensemble, config: PredictConfig) -> Stamp
     if isinstance(source, FromFeatures):
         inputs = {"slide": source.files, "model": model_mark}
         if source.slide is not None:
-            inputs["picture"] = slide_fingerprint(source.slide)
+            inputs["picture"] = source.slide.fingerprint
         return Stamp(stage=STAGE, settings=settings | {"mpp": source.mpp}, inputs=inputs)
     settings |= {
         "tiling": source.tiling,
@@ -239,30 +237,10 @@ def _stamp(source: DrawnSource, model: Ensemble, config: PredictConfig) -> Stamp
         "deidentify": config.deidentify,
         "max_bad_tiles": config.max_bad_tiles,
     }
-    inputs = {"slide": slide_fingerprint(source.slide), "model": model_mark}
+    inputs = {"slide": source.slide.fingerprint, "model": model_mark}
     if source.tissue_mask is not None:
         inputs["tissue_mask"] = fingerprint_file(source.tissue_mask)
     return Stamp(stage=STAGE, settings=settings, inputs=inputs)
-
-
-def slide_fingerprint(slide: Slide) -> str:
-    """Return a fingerprint of a slide's files, of the pages or planes chosen of them, and of some of its pixels."""
-    digest = hashlib.sha256()
-    # The fingerprint of a large file has samples of its bytes only, so some pixels are read too.
-    for y in np.linspace(0, slide.size[1], _PROBES, endpoint=False).astype(int).tolist():
-        for x in np.linspace(0, slide.size[0], _PROBES, endpoint=False).astype(int).tolist():
-            digest.update(np.ascontiguousarray(slide.read_region(x, y, _PROBE_PX, _PROBE_PX)).tobytes())
-    # Without the path: a moved slide is the same one, but two pages of one file are two slides.
-    sources = slide.source if isinstance(slide.source, dict) else {"": slide.source}
-    pixels = {
-        "files": [fingerprint_file(path) for path in slide.paths],
-        "chosen": {name: str(replace(split_fragment(source), path="")) for name, source in sources.items()},
-        "channels": slide.channels,
-        "mpp": slide.mpp,
-        "background": slide.background,
-        "probes": digest.hexdigest(),
-    }
-    return fingerprint(pixels)
 
 
 def _reuse_existing(slide_id: str, folder: Path, about: Mapping[str, Any], job: Job) -> Outcome:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 STAGE = "tile"
 """The stage that makes stores and patch tables."""
-_PROBES = 8  # samples of pixels per axis
-_PROBE_PX = 16  # side of a sample
 _SHEET_PX = 4096  # longest side of the sheet on which tissue is found, as of a slide's overview
 _GROUNDS = 32  # patches that are looked at for one with ground
 
@@ -244,8 +242,12 @@ def tile_stamp(
     tissue_mask: Path | None,
     *,
     block: str = "",
+    earlier: Stamp | None = None,
 ) -> Stamp:
-    """Return the stamp of a slide's store and table: the configuration and the fingerprints of all inputs."""
+    """Return the stamp of a slide's store and table: the configuration and the fingerprints of all inputs.
+
+    `earlier` is the stamp of what is there: a store that version 0.2 made of the same files stays current.
+    """
     settings = {
         **config.model_dump(mode="json", exclude={"registration": {"warn_um"}}),  # which changes no artefact
         "slide": {
@@ -258,9 +260,7 @@ def tile_stamp(
             "whole_slide": None if source is None else source.whole_slide,
         },
     }
-    inputs = {f"slide {index}": fingerprint_file(path) for index, path in enumerate(slide.paths)}
-    # Two pages of one file have the same fingerprint of the file: only their pixels differ.
-    inputs["pixels"] = _probe(slide)
+    inputs = slide_inputs(slide, {} if earlier is None else earlier.inputs)
     for role, path in (source.paths if source is not None else {}).items():
         inputs[role] = fingerprint_file(path)
     if tissue_mask is not None:
@@ -268,15 +268,13 @@ def tile_stamp(
     return Stamp(stage=STAGE, settings=settings, inputs=inputs)
 
 
-def _probe(slide: Slide) -> str:
-    """Return a fingerprint of scattered pixels."""
-    digest = hashlib.sha256()
-    width, height = slide.size
-    side_x, side_y = min(_PROBE_PX, width), min(_PROBE_PX, height)
-    for y in np.linspace(0, height - side_y, _PROBES).astype(int).tolist():
-        for x in np.linspace(0, width - side_x, _PROBES).astype(int).tolist():
-            digest.update(np.ascontiguousarray(slide.read_region(x, y, side_x, side_y)).tobytes())
-    return digest.hexdigest()
+def slide_inputs(slide: Slide, earlier: Mapping[str, str]) -> dict[str, str]:
+    """Return a slide's part of the inputs of a stamp; as version 0.2 had it if `earlier` ones are so, of its files."""
+    if "pixels" in earlier:
+        of_files = {f"slide {index}": fingerprint_file(path) for index, path in enumerate(slide.paths)}
+        if of_files == {role: mark for role, mark in earlier.items() if role.startswith("slide ")}:
+            return of_files | {"pixels": earlier["pixels"]}
+    return {"slide": slide.fingerprint}
 
 
 class FromImages:

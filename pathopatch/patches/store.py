@@ -13,12 +13,13 @@ import numpy as np
 import zarr
 from numpy.typing import ArrayLike, NDArray
 
-from pathopatch.core.artefacts import Stamp, fingerprint_file, require_schema
+from pathopatch.core.artefacts import Stamp, require_schema
 from pathopatch.core.errors import InputCorruptError, InputMissingError, StaleArtefactError
 from pathopatch.core.mask_bits import MaskKind, unpack_masks
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches.analysis import read_padded
 from pathopatch.patches.grid import Grid
+from pathopatch.patches.source import slide_inputs
 from pathopatch.patches.store_writer import file_checksum, mask_array_name, stored_dtype
 from pathopatch.slides import Slide, aligned, open_slide
 from pathopatch.slides.integrity import DECODING_ERRORS
@@ -261,14 +262,14 @@ class PatchStore:
         )
         tiled = self.attributes["stamp"]["inputs"]
         # Other pixels under the same patch ids would be trained on with the wrong labels and tissue.
-        for index, path in enumerate(slide.paths):
-            if fingerprint_file(path) != tiled.get(f"slide {index}"):
-                slide.close()
-                raise StaleArtefactError(
-                    f"{path.name} is not the file that was tiled; no pixels are stored, so the patches would change",
-                    place=f"{path}, {self.path}",
-                    remedy="bring the file back, or tile the slide again with --force",
-                )
+        if not slide_inputs(slide, tiled).items() <= tiled.items():
+            slide.close()
+            names = ", ".join(path.name for path in slide.paths)
+            raise StaleArtefactError(
+                f"{names} is not what was tiled; no pixels are stored, so the patches would change",
+                place=", ".join(map(str, (*slide.paths, self.path))),
+                remedy="bring the file back, or tile the slide again with --force",
+            )
         offsets = tuple((x, y) for x, y in self.attributes.get("registration", {}).get("offsets_px", ()))
         return aligned(slide, offsets, self.attributes["background"])
 

@@ -152,6 +152,10 @@ def tile_slide(
         levels = {name: from_cohort[name] for name in from_cohort if name not in config.tissue.background_level}
         return FromSlide(slide, slide_id, with_cohort_levels(config, levels), tissue_mask=given_mask), levels
 
+    def stamp_now() -> Stamp:
+        given = source_of()[0].tiling, slide_id, patient_id, labels, given_mask
+        return tile_stamp(slide, *given, block=block, earlier=read_stamp(table_path))
+
     def holds() -> bool:
         if not is_whole(*parts, force=force):
             return False
@@ -160,7 +164,7 @@ def tile_slide(
 
     with made(
         *parts,
-        stamp=lambda: tile_stamp(slide, source_of()[0].tiling, slide_id, patient_id, labels, given_mask, block=block),
+        stamp=stamp_now,
         status=SlideStatus(out=out, slide_id=slide_id, stage=STAGE),
         is_whole=holds,
         refuse=partial(_refuse_other_slide, slide),
@@ -375,7 +379,7 @@ def _refuse_other_slide(slide: Slide, stamp: Stamp, existing: Stamp, store_path:
     """Raise DuplicateIdError if the existing store is of another slide with the same id."""
 
     def slide_inputs(inputs: Mapping[str, str]) -> dict[str, str]:
-        return {role: value for role, value in inputs.items() if role.startswith(("slide ", "pixels"))}
+        return {role: value for role, value in inputs.items() if role.startswith(("slide", "pixels"))}
 
     # That is a mistake in the manifest, not a stale artefact: its remedy is another id, not `--force`.
     if slide_inputs(stamp.inputs) != slide_inputs(existing.inputs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
+from pathopatch.core.artefacts import fingerprint, fingerprint_file
 from pathopatch.core.config import MPP_TOLERANCE
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.slides.background import Background, Polarities, background_text, guess_polarities
@@ -24,6 +26,7 @@ from pathopatch.slides.resample import (
     shrink_in_bands,
 )
 from pathopatch.slides.slide_file import SlideFile
+from pathopatch.slides.slide_paths import split_fragment
 from pathopatch.slides.unscanned import ClearPixels, Unscanned, find_unscanned
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 _GUESS_PX = 512  # longest side of the overview that the background is guessed from
 _WHOLE_PATCH_BYTES = 512 * 2**20  # a patch that covers more source than this is read in bands
 _OPAQUE = 127  # opacity as one more plane of the slide's type: the largest value that every type of pixels holds
+_PROBES, _PROBE_PX = 6, 32  # samples of pixels per axis in a fingerprint, and their side
 _LOW, _HIGH = 1.0, 99.9  # percentiles drawn black and full: of a slide with little tissue it is the brightest pixels
 
 
@@ -66,6 +70,26 @@ class Slide(SlideFile):
     def background_values(self) -> Pixels:
         """Value of each channel outside the slide, see `values_of`."""
         return self.values_of(self.polarities)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Fingerprint of the files, of the pages or planes chosen of them, of what is stated, and of some pixels."""
+        digest = hashlib.sha256()
+        # The fingerprint of a large file has samples of its bytes only, so some pixels are read too.
+        for y in np.linspace(0, self.size[1], _PROBES, endpoint=False).astype(int).tolist():
+            for x in np.linspace(0, self.size[0], _PROBES, endpoint=False).astype(int).tolist():
+                digest.update(np.ascontiguousarray(self.read_region(x, y, _PROBE_PX, _PROBE_PX)).tobytes())
+        # Without the path: a moved slide is the same one, but two pages of one file are two slides.
+        sources = self.source if isinstance(self.source, dict) else {"": self.source}
+        pixels = {
+            "files": [fingerprint_file(path) for path in self.paths],
+            "chosen": {name: str(replace(split_fragment(source), path="")) for name, source in sources.items()},
+            "channels": self.channels,
+            "mpp": self.mpp,
+            "background": self.background,
+            "probes": digest.hexdigest(),
+        }
+        return fingerprint(pixels)
 
     def values_of(self, polarities: Polarities) -> Pixels:
         """Return the value of each channel, (C,) in the source's type, outside tissue.

@@ -27,7 +27,6 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.debias.interventions import LEAST_AREA
 from pathopatch.evaluation.area_reliance import LITTLE_TISSUE
 from pathopatch.groups import slides_of, unit_noun, units_of
-from pathopatch.heatmaps.prediction_files import slide_fingerprint
 from pathopatch.models.forward import resize_area
 from pathopatch.patches.intensity import scale
 from pathopatch.patches.source import FromSlide, FromStore
@@ -106,7 +105,7 @@ def source_fingerprints(sources: Sequence[SlideRow] | Path, *, slide_mpp: float 
         try:
             masks = [fingerprint_file(row.tissue_mask)] if row.tissue_mask else []
             with open_row(row, fallback_mpp=slide_mpp) as slide:
-                content = slide_fingerprint(slide)
+                content = slide.fingerprint
         except PathopatchError as error:  # asked about, it fails alone
             masks, content = [], str(error)
         found[f"slide {row.slide_id}"] = fingerprint([row.patient_id, row.block, content, *masks])

@@ -129,7 +129,10 @@ def cohort_settings(work: Path, config: TrainConfig) -> TrainConfig:
 
 def settings_of(config: TrainConfig) -> dict[str, Any]:
     """Return the settings that decide the weights, as plain values."""
-    return config.model_dump(mode="json", exclude=NO_EFFECT)
+    settings: dict[str, Any] = config.model_dump(mode="json", exclude=NO_EFFECT)
+    # Runs of version 0.2 knew neither, and are current where both are unset; what is chosen has another default since.
+    unset = () if config.choose else ("invariance", "pooling")
+    return {name: value for name, value in settings.items() if value is not None or name not in unset}
 
 
 def run_stamp(work: Path, groups: pd.DataFrame, config: TrainConfig, *, stage: str, settings: Any) -> Stamp:

@@ -118,7 +118,7 @@ def _moved(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "kind", "words"),
-    [(_other_pixels, StaleArtefactError, "a.zarr is not the file that was tiled.*--force"),
+    [(_other_pixels, StaleArtefactError, "a.zarr is not what was tiled.*--force"),
      (_moved, InputMissingError, "a.zarr")],
 )  # fmt: skip
 def test_a_changed_or_missing_slide_is_an_error(

@@ -15,12 +15,13 @@ from made_outlines import geojson, polygon, square
 from numpy.typing import NDArray
 from written_files import TIMES, contents
 
-from pathopatch.core.artefacts import read_table
+from pathopatch.core.artefacts import Stamp, fingerprint_file, read_table
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
 from pathopatch.core.files import read_json
 from pathopatch.patches import source as source_module
 from pathopatch.patches.labels import LabelSource
+from pathopatch.patches.source import tile_stamp
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.tile import tile_slide
 
@@ -118,7 +119,8 @@ def test_a_page_of_the_same_file_is_another_slide(
     slide = make_slide(low_counts(two_discs))
     tile_slide(slide, CONFIG, tmp_path / "work")
     monkeypatch.setattr(slide, "_pixels", slide._pixels[::-1])
-    with pytest.raises(StaleArtefactError, match="'pixels' differs"):
+    del slide.fingerprint  # which an open slide keeps
+    with pytest.raises(StaleArtefactError, match="'slide' differs"):
         tile_slide(slide, CONFIG, tmp_path / "work")
 
 
@@ -153,3 +155,12 @@ def test_corrections_stand_alone(make_slide: Make, two_discs: Discs, tmp_path: P
         tile_slide(
             make_slide(low_counts(two_discs)), CONFIG, tmp_path / "work", tissue_mask=geojson(tmp_path, *outlines)
         )
+
+
+def test_a_store_of_version_0_2_is_current_while_its_files_are(make_slide: Make, two_discs: Discs) -> None:
+    slide = make_slide(low_counts(two_discs))
+    for mark, is_current in ((fingerprint_file(slide.paths[0]), True), ("another", False)):
+        now = tile_stamp(slide, CONFIG, "S", "P", None, None)
+        earlier = Stamp(stage="tile", settings=now.settings, inputs={"slide 0": mark, "pixels": "as probed then"})
+        stamp = tile_stamp(slide, CONFIG, "S", "P", None, None, earlier=earlier)
+        assert (not stamp.differences(earlier)) == is_current

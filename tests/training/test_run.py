@@ -10,7 +10,7 @@ from pathopatch.core.artefacts import Stamp, write_table
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import StaleArtefactError
 from pathopatch.models.loading import load_model
-from pathopatch.training.run import fit
+from pathopatch.training.run import fit, settings_of
 
 _config = partial(small_config, steps=8, evaluations=4, learning_rate=3e-3)
 
@@ -64,3 +64,8 @@ def test_a_further_threshold_or_a_change_in_test_makes_no_run_stale(tmp_path):
     changed.to_parquet(tmp_path / "groups.parquet")
     with pytest.raises(StaleArtefactError, match="groups"):
         fit(tmp_path, _config(steps=2))
+
+
+def test_settings_that_version_0_2_did_not_know_stand_in_no_stamp_where_they_are_unset() -> None:
+    assert not {"invariance", "pooling"} & set(settings_of(TrainConfig(method="erm")))
+    assert settings_of(TrainConfig(method="erm", frozen=True, invariance=1.0))["invariance"] == 1.0
