@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import (
     Job,
@@ -52,7 +53,13 @@ from pathopatch.heatmaps.facts import (
     summary,
 )
 from pathopatch.heatmaps.overlay import Legend, render
-from pathopatch.heatmaps.patch_exports import positive_regions, write_regions, write_tiles, write_wsinfer_csv
+from pathopatch.heatmaps.patch_exports import (
+    PositiveRegions,
+    positive_regions,
+    write_regions,
+    write_tiles,
+    write_wsinfer_csv,
+)
 from pathopatch.heatmaps.predict import DEFAULTS, FLAG_LIMITS, DrawnSource, Prediction, predict_patches
 from pathopatch.heatmaps.pyramids import write_ome_tiff, write_ome_zarr
 from pathopatch.heatmaps.stitch import Cells
@@ -67,7 +74,6 @@ from pathopatch.slides.composite import Picture, compose, shrunk
 from pathopatch.slides.slide_paths import ID_REMEDY, valid_slide_id
 
 STAGE = "predict"
-_PROBES, _PROBE_PX = 6, 32  # per axis
 _NO_TISSUE = "the tissue fractions are not known: no area of tissue is stated"
 _OVERVIEW_PX = 1536  # longest side of the picture: as large as a screen shows at once
 
@@ -294,38 +300,88 @@ def _write_folder(
     `table` is the finished table, whose mark stands there too. `wanted` are files beside `EXPORTS`. `drawn_name` is the
     slide's name in the picture; "" for none. `known_as` is a word of `pathopatch.models.leakage`.
     """
-    spec, slide_id, analysis = model.spec, prediction.slide_id, prediction.analysis
-    threshold, grid, mpp = prediction.decision_probability, prediction.grid, prediction.mpp
-    slide_size, tissue = (grid.width, grid.height), analysis.tissue.mask
+    spec, tissue = model.spec, prediction.analysis.tissue.mask
     cells, channels = prediction.maps()
     maps = dict(zip(channels, cells, strict=True))
-    probability, shown = maps["probability"], cells.astype(np.float32)
-    cell_um = round(grid.stride * mpp, 9)
-    name = slide_id if model.area_correct == "none" else f"{slide_id}, {CORRECTED}"
-    image: dict[str, Any] = {"channels": channels, "cell_um": cell_um, "name": name}
-    write_ome_tiff(folder / HEATMAP, shown, **image)
-    if ZARR in wanted:
-        height, width = analysis.overview.shape[1:]
-        over_um = mpp * grid.width / width, mpp * grid.height / height
-        write_ome_zarr(folder / ZARR, shown, over_um=over_um, **image)
+    _write_maps(folder, prediction, cells.astype(np.float32), channels, model, with_zarr=ZARR in wanted)
     write_png(folder / "overlay.png", _overlay(prediction, maps, drawn_name, model, known_as))
     always: tuple[str, ...] = EXPORTS
     if tissue.size:
         always = (*EXPORTS, TISSUE)
         share = shrunk(tissue[None] * np.uint8(255), _OVERVIEW_PX)[0]
         write_png(folder / TISSUE, np.where(share > 127, np.uint8(255), np.uint8(0)))
+    regions = _write_patch_exports(folder, prediction, maps, spec, stamp, wanted)
+    cropped = any(member.spec.crop_px is not None for member in model.members)
+    facts = {
+        **_facts(prediction, spec, stamp),
+        "computed_by": model.computed_by,  # for information: it makes nothing stale
+        "map_channels": list(channels),
+        "counts": {
+            "patches": len(prediction.tissue_fraction),
+            "predicted": len(prediction.origins),
+            "tumour": int(np.count_nonzero(np.asarray(prediction.columns["logit"]) > spec.decision_threshold)),
+            "unreadable": prediction.unreadable,
+            **({"too_little_tissue": len(prediction.too_little_tissue)} if cropped else {}),
+        },
+        "summary": summary(
+            prediction,
+            maps,
+            regions=regions,
+            decision_probability=prediction.decision_probability,
+            mpp=prediction.mpp,
+        ),
+        "leakage": known_as,
+        "warnings": list(warnings),
+        "outputs": file_marks({name: folder / name for name in (*always, *wanted)} | {TABLE: table}),
+    }
+    plain: dict[str, Any] = json.loads(json_text(facts))  # as they are read again: JSON has no NaN and no tuples
+    plain[OWN] = fingerprint(plain)
+    write_json(folder / FACTS, plain)
+    return cast(HeatmapFacts, plain)
+
+
+def _write_maps(
+    folder: Path,
+    prediction: Prediction,
+    cells: NDArray[np.float32],
+    channels: Sequence[str],
+    model: Ensemble,
+    *,
+    with_zarr: bool,
+) -> None:
+    """Write the map's channels, (C, ny, nx), as OME-TIFF, and as OME-Zarr beside the overview's scale."""
+    grid, mpp, slide_id = prediction.grid, prediction.mpp, prediction.slide_id
+    name = slide_id if model.area_correct == "none" else f"{slide_id}, {CORRECTED}"
+    image: dict[str, Any] = {"channels": channels, "cell_um": round(grid.stride * mpp, 9), "name": name}
+    write_ome_tiff(folder / HEATMAP, cells, **image)
+    if with_zarr:
+        height, width = prediction.analysis.overview.shape[1:]
+        over_um = mpp * grid.width / width, mpp * grid.height / height
+        write_ome_zarr(folder / ZARR, cells, over_um=over_um, **image)
+
+
+def _write_patch_exports(
+    folder: Path,
+    prediction: Prediction,
+    maps: Mapping[str, Cells],
+    spec: BundleSpec,
+    stamp: Stamp,
+    wanted: Collection[str],
+) -> PositiveRegions:
+    """Write the positive regions, and what is wanted of the files of patches; return the regions."""
+    grid, slide_size = prediction.grid, (prediction.grid.width, prediction.grid.height)
     regions = positive_regions(
-        probability,
-        decision_probability=threshold,
+        maps["probability"],
+        decision_probability=prediction.decision_probability,
         cell_px=grid.stride,
         patch_px=grid.extent,
-        mpp=mpp,
+        mpp=prediction.mpp,
         slide_size=slide_size,
         scanned=maps.get("scanned_fraction", 1.0),
     )
     # Ids of this model's objects: QuPath replaces them when the same model's files are imported again.
     origin = prediction.facts.known_bounds[:2]
-    identity: dict[str, Any] = {"slide_id": slide_id, "run": stamp.inputs["model"], "origin": origin}
+    identity: dict[str, Any] = {"slide_id": prediction.slide_id, "run": stamp.inputs["model"], "origin": origin}
     write_regions(folder / REGIONS, regions, class_name=spec.class_names[1], **identity)
     if TILES in wanted:
         write_tiles(
@@ -338,30 +394,7 @@ def _write_folder(
         )
     if CSV in wanted:
         write_wsinfer_csv(folder / CSV, prediction.tables(), class_names=spec.class_names)
-    facts = {
-        **_facts(prediction, spec, stamp),
-        "computed_by": model.computed_by,  # for information: it makes nothing stale
-        "map_channels": list(channels),
-        "counts": {
-            "patches": len(prediction.tissue_fraction),
-            "predicted": len(prediction.origins),
-            "tumour": int(np.count_nonzero(np.asarray(prediction.columns["logit"]) > spec.decision_threshold)),
-            "unreadable": prediction.unreadable,
-            **(
-                {"too_little_tissue": len(prediction.too_little_tissue)}
-                if any(member.spec.crop_px is not None for member in model.members)
-                else {}
-            ),
-        },
-        "summary": summary(prediction, maps, regions=regions, decision_probability=threshold, mpp=mpp),
-        "leakage": known_as,
-        "warnings": list(warnings),
-        "outputs": file_marks({name: folder / name for name in (*always, *wanted)} | {TABLE: table}),
-    }
-    plain: dict[str, Any] = json.loads(json_text(facts))  # as they are read again: JSON has no NaN and no tuples
-    plain[OWN] = fingerprint(plain)
-    write_json(folder / FACTS, plain)
-    return cast(HeatmapFacts, plain)
+    return regions
 
 
 def _overlay(prediction: Prediction, maps: Mapping[str, Cells], name: str, model: Ensemble, known_as: str) -> Picture:
