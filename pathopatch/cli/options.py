@@ -1,4 +1,4 @@
-"""Make the options of commands, and their help, from the fields of settings; options that several commands share."""
+"""Make options of commands, and their help, from texts and fields of settings; options that several commands share."""
 
 from __future__ import annotations
 
@@ -18,15 +18,19 @@ if TYPE_CHECKING:
 
     from pathopatch.core.config import BatchOptions, Config
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, results only.")]
-Force = Annotated[bool, typer.Option("--force", help="Redo outputs that were made with other settings or inputs.")]
+Quiet = Annotated[bool, "No progress, results only."]
+Force = Annotated[bool, "Redo outputs that were made with other settings or inputs."]
 Work = Annotated[Path, typer.Argument(help="Work folder.", metavar="WORK")]
 Manifest = Annotated[Path, typer.Argument(help="Table with a row a slide.", metavar="MANIFEST")]
 Source = Annotated[str, typer.Argument(help="Slide, or CARS=a.tif,TPEF=b.tif,SHG=c.tif.", metavar="SLIDE")]
-SlideMpp = Annotated[float | None, typer.Option(help="The slides' own um per px, where their files state none.")]
-SlideId = Annotated[str | None, typer.Option(help="Id of a single slide. Default: the file's stem.")]
-ConfigFile = Annotated[Path | None, "read by `with_settings`"]
+SlideMpp = Annotated[float | None, "The slides' own um per px, where their files state none."]
+SlideId = Annotated[str | None, "Id of a single slide. Default: the file's stem."]
+ConfigFile = Annotated[Path | None, "TOML of a study, or of TABLES alone, for what has no option here."]
 """The option ``--config`` of a command with `Fields`, whose tables the file may have."""
+_SHORT = {"out": ["-o"], "quiet": ["-q"]}
+"""Short names of options that are made of a text or a field."""
+IN_DRY_RUN = {"a dry run opens all slides in its own process and could not give one up": "timeout memory_gb"}
+"""Options that are refused in a dry run, by the reason."""
 
 
 class Fields:
@@ -44,10 +48,11 @@ Batch = Annotated["BatchOptions", Fields("workers memory_gb retry_failed dry_run
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that has an option for each of its `Fields` in place of the parameters that they annotate.
+    """Return a command whose options are made of the texts and `Fields` that annotate its parameters.
 
-    Such a parameter gets the values of the options that are typed, else those of the file of the command's ``config``,
-    else the defaults.
+    ``answers: Annotated[Path | None, "Answers to judge."]`` is ``--answers`` with that help. A parameter with `Fields`
+    gets the values of the options that are typed, else those of the file of the command's ``config``, else the
+    defaults.
     """
     from pathopatch.core import config as settings  # a fifth of a second: after `pathopatch --help`
 
@@ -64,9 +69,9 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
             parameters += [_option(kinds[name], option, path) for option, path in fields[name].paths.items()]
             continue
         annotation = hints[name]
-        if annotation == ConfigFile:
-            help_text = f"TOML of a study, or of {listed} alone, for what has no option here."
-            annotation = Annotated[Path | None, typer.Option("--config", help=help_text)]
+        if get_origin(annotation) is Annotated and isinstance(text := annotation.__metadata__[0], str):
+            help_text = text.replace("TABLES", listed)
+            annotation = Annotated[get_args(annotation)[0], typer.Option(*_names(name), help=help_text)]
         parameters.append(parameter.replace(annotation=annotation, kind=inspect.Parameter.KEYWORD_ONLY))
 
     @wraps(command)
@@ -102,18 +107,22 @@ def with_options(kind: type[Config], base: Config | None, given: Mapping[str, ob
     return parse(kind, raw, place="command line")
 
 
+def _names(parameter: str) -> list[str]:
+    """Return the names of the option of a parameter."""
+    return [f"--{parameter.replace('_', '-')}", *_SHORT.get(parameter, ())]
+
+
 def _option(kind: type[Config], option: str, path: str) -> inspect.Parameter:
     """Return the parameter that typer makes the option of a field of."""
     field, doc = _field(kind, path)
     types = list(_types(field.annotation))
-    name = f"--{option.replace('_', '-')}"
     annotation: Any
     default: Any = inspect.Parameter.empty if field.is_required() else None
+    limits: dict[str, Any] = {}
     if types == [bool]:
-        names = [name, "-q"] if option == "quiet" else [name]
-        annotation, default = Annotated[bool, typer.Option(*names, help=_help(field, doc))], False
+        annotation, default = bool, False
     elif types == [tuple]:
-        annotation = Annotated[list[str] | None, typer.Option(name, help=_help(field, doc))]
+        annotation = list[str] | None
     else:
         plain = types[0] if types in ([int], [float], [Path]) else str
         limits = {
@@ -122,9 +131,8 @@ def _option(kind: type[Config], option: str, path: str) -> inspect.Parameter:
             for bound, word in (("ge", "min"), ("le", "max"))
             if plain in (int, float) and hasattr(item, bound)
         }
-        annotation = Annotated[
-            plain if field.is_required() else plain | None, typer.Option(name, help=_help(field, doc), **limits)
-        ]
+        annotation = plain if field.is_required() else plain | None
+    annotation = Annotated[annotation, typer.Option(*_names(option), help=_help(field, doc), **limits)]
     return inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
@@ -178,28 +186,28 @@ def _value(kind: type[Config], path: str, typed: Any) -> Any:
     field, _ = _field(kind, path)
     parts = [part.strip() for text in typed for part in text.split(",")]
     (items,) = [part for part in (field.annotation, *get_args(field.annotation)) if get_origin(part) is tuple]
-    if float in _types(get_args(items)[0]):
-        try:
-            return [parse_number(part) for part in parts] or None
-        except ValueError as error:
-            raise typer.BadParameter(f"{','.join(parts)!r} is no list of numbers") from error
+    if parts and float in _types(get_args(items)[0]):
+        return numbers(",".join(parts))
     return parts or None
+
+
+def numbers(text: str) -> list[float]:
+    """Return the numbers of a list that is separated by commas."""
+    try:
+        return [parse_number(part.strip()) for part in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no list of numbers") from error
 
 
 def typed_options(context: typer.Context, *names: str) -> list[str]:
     """Return those of some parameters that were typed, as options."""
-    sources = {name: context.get_parameter_source(name) for name in names}
-    typed = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
     options = {parameter.name: parameter.opts[0] for parameter in context.command.params}
-    return [options[name] for name in typed]
+    sources = {options[name]: context.get_parameter_source(name) for name in names}
+    return [option for option, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
 
 
-def refuse(context: typer.Context, reason: str, *names: str) -> None:
-    """Refuse options that were typed beside others with which they do not go."""
-    if typed := typed_options(context, *names):
-        raise typer.BadParameter(f"{' and '.join(typed)}: {reason}")
-
-
-def refuse_limits(context: typer.Context) -> None:
-    """Refuse limits in a dry run."""
-    refuse(context, "a dry run opens all slides in its own process and could not give one up", "timeout", "memory_gb")
+def refuse(context: typer.Context, refused: Mapping[str, str]) -> None:
+    """Refuse options that were typed beside others with which they do not go: names of parameters by the reason."""
+    for reason, names in refused.items():
+        if typed := typed_options(context, *names.split()):
+            raise typer.BadParameter(f"{' and '.join(typed)}: {reason}")

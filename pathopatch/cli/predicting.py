@@ -5,58 +5,58 @@ from __future__ import annotations
 import importlib.util
 import secrets
 import shlex
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from pathopatch.cli.options import Batch, ConfigFile, Fields, Quiet, SlideId, SlideMpp, Work, refuse, refuse_limits
+from pathopatch.cli.options import IN_DRY_RUN, Batch, ConfigFile, Fields, Quiet, SlideId, SlideMpp, Work, refuse
 from pathopatch.cli.output import finish, progress_bars, say, say_left_out, set_interrupt_note, show_plan
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
 
 if TYPE_CHECKING:
-    from pathopatch.core.config import PredictConfig
+    from socket import socket as Socket
+
+    from pathopatch.core.config import BatchOptions, PredictConfig
     from pathopatch.core.input_files import LeftOut
+    from pathopatch.core.task import Outcome
     from pathopatch.review.decisions import DecisionLog
-    from pathopatch.stages.find_slides import ToPredict
+    from pathopatch.review.security import Access, Guard
+    from pathopatch.stages.find_slides import Cohort, ToPredict
+
+
+Sources = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Slides or folders of slides, CARS=a.tif,TPEF=b.tif,SHG=c.tif, or a manifest (.csv, .xlsx); "
+        "features for a head on features.",
+        metavar="SLIDES|FOLDER|MANIFEST",
+    ),
+]
 
 
 def predict(
     context: typer.Context,
-    source: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Slides or folders of slides, CARS=a.tif,TPEF=b.tif,SHG=c.tif, or a manifest (.csv, .xlsx); "
-            "features for a head on features.",
-            metavar="SLIDES|FOLDER|MANIFEST",
-        ),
-    ] = None,
+    source: Sources = None,
     model: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="Model bundle, or the folder of the run that made it; repeat for several, whose mean is taken."
-        ),
+        "Model bundle, or the folder of the run that made it; repeat for several, whose mean is taken.",
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Work folder for the outputs.")] = None,
-    example: Annotated[
-        bool, typer.Option("--example", help="Predict a small made slide that comes with the package.")
-    ] = False,
-    example_model: Annotated[
-        bool,
-        typer.Option("--example-model", help="In place of --model: a small one of two H&E slides, for trying alone."),
-    ] = False,
-    slides: Annotated[
-        Path | None, typer.Option(help="With features: folder or manifest of their slides, to draw under the map.")
-    ] = None,
+    out: Annotated[Path | None, "Work folder for the outputs."] = None,
+    example: Annotated[bool, "Predict a small made slide that comes with the package."] = False,
+    example_model: Annotated[bool, "In place of --model: a small one of two H&E slides, for trying alone."] = False,
+    slides: Annotated[Path | None, "With features: folder or manifest of their slides, to draw under the map."] = None,
     slide_mpp: SlideMpp = None,
     slide_id: SlideId = None,
     summary: Annotated[
-        Path | None, typer.Option(help="JSON of what this run found, with a .txt beside it; print this text alone.")
+        Path | None, "JSON of what this run found, with a .txt beside it; print this text alone."
     ] = None,
     config: ConfigFile = None,
     *,
@@ -66,7 +66,7 @@ def predict(
     """Predict slides, a folder or a cohort: table, heatmap, overlay, and files for other viewers."""
     from pathopatch.stages.batch.run import exit_code
     from pathopatch.stages.batch.run_summary import RunSummary
-    from pathopatch.stages.find_slides import features_to_predict, find_cohort, find_models
+    from pathopatch.stages.find_slides import features_to_predict, find_models
     from pathopatch.stages.predict import open_model, predict_cohort, predict_plan, slow_model_notes
 
     sources, models, out = _what_to_predict(source, model, out, example=example, example_model=example_model)
@@ -75,37 +75,25 @@ def predict(
     is_quiet = batch.quiet or summary is not None
     with nullcontext() if summary is None else RunSummary(summary, out) as record:
         opened = open_model(find_models(models), settings)  # before every file of a large folder is opened
-        is_head = opened.spec.encoder is not None
-        if slides is not None and not is_head:
-            raise typer.BadParameter("--slides goes with features; slides to predict are named in place of it")
-        if is_head and batch.dry_run:
-            raise typer.BadParameter("a head on features goes without --dry-run")
-        if is_head and slide_id is not None:
-            raise typer.BadParameter("features go without --slide-id: their files name the slides")
-        if is_head and len(sources) > 1:
-            raise typer.BadParameter("name one folder or file of features")
         cohort: ToPredict
         left_out: tuple[LeftOut, ...] = ()
-        if is_head:
-            cohort = features_to_predict(Path(sources[0]), slides=slides)
-        else:
+        if opened.spec.encoder is None:
+            if slides is not None:
+                raise typer.BadParameter("--slides goes with features; slides to predict are named in place of it")
             for note in slow_model_notes(opened, settings):
                 say(note)
-            with progress_bars(is_quiet) as progress:
-                found = find_cohort(sources, out=out, slide_id=slide_id, progress=progress)
-            left_out, cohort = found.left_out, found.rows
-            if summary is None:
-                say_left_out(left_out)
-            if settings.deidentify:
-                pseudonyms = found.pseudonyms()
-                cohort = list(pseudonyms.values())
-                for slide_id, row in pseudonyms.items():
-                    say(f"{slide_id} is {row.slide_id}")  # on the screen alone
+            found = _find_slides(
+                sources, out, slide_id, deidentify=settings.deidentify, is_quiet=is_quiet, lists_rest=summary is None
+            )
+            cohort, left_out = found.rows, found.left_out
             if batch.dry_run:
-                refuse_limits(context)
+                refuse(context, IN_DRY_RUN)
                 plan = predict_plan(cohort, opened, out, settings, batch, slide_mpp=slide_mpp)
                 show_plan(plan, batch.workers)
                 return
+        else:
+            _require_features_alone(sources, slide_id, batch)
+            cohort = features_to_predict(Path(sources[0]), slides=slides)
         with progress_bars(is_quiet) as progress:
             outcomes = predict_cohort(
                 cohort, opened, out, settings, batch, slide_mpp=slide_mpp, left_out=left_out, progress=progress
@@ -113,13 +101,7 @@ def predict(
         if record is not None:
             print(record.write(cohort, outcomes, left_out))
             raise typer.Exit(exit_code(outcomes))
-    overlays = [WorkFolder(out).heatmap(outcome.slide_id) / "overlay.png" for outcome in outcomes if not outcome.code]
-    for overlay in overlays:
-        print(overlay)
-    if overlays and not batch.quiet:
-        folder = shlex.quote(str(out))
-        say(f"next: pathopatch review {folder}   (look at the maps, accept or reject)")
-        say(f"      pathopatch report {folder}   (one folder to mail or archive)")
+    _show_maps(out, outcomes, batch.quiet)
     finish(outcomes, batch)
 
 
@@ -145,6 +127,45 @@ def _what_to_predict(
     return source, model, out
 
 
+def _find_slides(
+    sources: list[str], out: Path, slide_id: str | None, *, deidentify: bool, is_quiet: bool, lists_rest: bool
+) -> Cohort:
+    """Return the slides that are named, de-identified ones by pseudonyms; `lists_rest` prints what is left out."""
+    from pathopatch.stages.find_slides import find_cohort
+
+    with progress_bars(is_quiet) as progress:
+        found = find_cohort(sources, out=out, slide_id=slide_id, progress=progress)
+    if lists_rest:
+        say_left_out(found.left_out)
+    if not deidentify:
+        return found
+    pseudonyms = found.pseudonyms()
+    for name, row in pseudonyms.items():
+        say(f"{name} is {row.slide_id}")  # on the screen alone
+    return replace(found, rows=list(pseudonyms.values()))
+
+
+def _require_features_alone(sources: list[str], slide_id: str | None, batch: BatchOptions) -> None:
+    """Refuse what a head on features does not take."""
+    if batch.dry_run:
+        raise typer.BadParameter("a head on features goes without --dry-run")
+    if slide_id is not None:
+        raise typer.BadParameter("features go without --slide-id: their files name the slides")
+    if len(sources) > 1:
+        raise typer.BadParameter("name one folder or file of features")
+
+
+def _show_maps(out: Path, outcomes: list[Outcome], quiet: bool) -> None:
+    """Print the picture of each slide that was predicted, and say what to do with them."""
+    overlays = [WorkFolder(out).heatmap(outcome.slide_id) / "overlay.png" for outcome in outcomes if not outcome.code]
+    for overlay in overlays:
+        print(overlay)
+    if overlays and not quiet:
+        folder = shlex.quote(str(out))
+        say(f"next: pathopatch review {folder}   (look at the maps, accept or reject)")
+        say(f"      pathopatch report {folder}   (one folder to mail or archive)")
+
+
 def report(work: Work) -> None:
     """Write report/index.html from whatever is in a work folder; it opens without a network."""
     from pathopatch.report import write_report
@@ -152,36 +173,37 @@ def report(work: Work) -> None:
     print(write_report(work))
 
 
+class _Page(NamedTuple):
+    """A page to serve: how it is made, what is said of it, and who may open it."""
+
+    create: Callable[[Access], Guard]
+    shows: str
+    tokens: Mapping[str, str]
+    note: str = ""
+
+
+_REVIEW_REFUSES = {
+    "--socket": {"it goes without --socket": "host port no_token reader new_links pack"},
+    "--pack": {"it goes without --pack": "beside manifest work host imported blinded new_links"},
+}
+"""Options that are refused behind a proxy, and where a pack is answered, by the reason."""
+
+
 def review(
     context: typer.Context,
     out: Annotated[Path | None, typer.Argument(help="Folder that predict wrote.", metavar="OUT")] = None,
-    beside: Annotated[
-        Path | None, typer.Option(help="Predictions of another model for the same slides, to compare with.")
-    ] = None,
-    manifest: Annotated[
-        Path | None, typer.Option(help="Where the slides lie, if they were moved or deidentified.")
-    ] = None,
-    work: Annotated[Path | None, typer.Option(help="Work folder with labels and groups. Default: OUT.")] = None,
-    host: Annotated[str, typer.Option(help="Address to answer at; others than this one let other machines in.")] = (
-        "127.0.0.1"
-    ),
+    beside: Annotated[Path | None, "Predictions of another model for the same slides, to compare with."] = None,
+    manifest: Annotated[Path | None, "Where the slides lie, if they were moved or deidentified."] = None,
+    work: Annotated[Path | None, "Work folder with labels and groups. Default: OUT."] = None,
+    host: Annotated[str, "Address to answer at; others than this one let other machines in."] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 is a free one.")] = 8000,
-    no_token: Annotated[
-        bool, typer.Option("--no-token", help="Let every user of this machine in, without the token of the address.")
-    ] = False,
+    no_token: Annotated[bool, "Let every user of this machine in, without the token of the address."] = False,
     reader: Annotated[
-        list[str] | None,
-        typer.Option(help="Who decides, once for each: a link of one's own. Default: this user; of --pack: reader."),
+        list[str] | None, "Who decides, once for each: a link of one's own. Default: this user; of --pack: reader."
     ] = None,
-    new_links: Annotated[
-        bool, typer.Option("--new-links", help="End the links of earlier starts, which else stay good.")
-    ] = False,
-    socket: Annotated[
-        Path | None, typer.Option(help="Answer at a unix socket, for a proxy on this machine, in place of a port.")
-    ] = None,
-    trust_header: Annotated[
-        str | None, typer.Option(help="With --socket: the header in which the proxy names who has logged in.")
-    ] = None,
+    new_links: Annotated[bool, "End the links of earlier starts, which else stay good."] = False,
+    socket: Annotated[Path | None, "Answer at a unix socket, for a proxy on this machine, in place of a port."] = None,
+    trust_header: Annotated[str | None, "With --socket: the header in which the proxy names who has logged in."] = None,
     imported: Annotated[
         Path | None, typer.Option("--import", help="First take over decisions from an exported review.csv.")
     ] = None,
@@ -189,47 +211,29 @@ def review(
         bool | None,
         typer.Option("--blinded/--no-blinded", help="Hide others' verdicts until yours; the folder keeps it."),
     ] = None,
-    pack: Annotated[Path | None, typer.Option(help="In place of OUT: a pack to answer, or what was sent.")] = None,
+    pack: Annotated[Path | None, "In place of OUT: a pack to answer, or what was sent."] = None,
     quiet: Quiet = False,
 ) -> None:
     """Show predictions as a web page on this machine, where a person accepts or rejects; Ctrl-C ends it."""
     if importlib.util.find_spec("starlette") is None or importlib.util.find_spec("uvicorn") is None:
         raise InputMissingError("starlette or uvicorn is not installed", remedy="pip install starlette uvicorn")
-    from pathopatch.review.links import Links, reader_links
-    from pathopatch.review.security import access_for, proxy_access
+    from pathopatch.review.security import proxy_access
     from pathopatch.review.server import create_server, listen, listen_at
 
     if (socket is None) != (trust_header is None):
         raise typer.BadParameter("--socket and --trust-header go together")
     if socket is not None:
-        refuse(context, "it goes without --socket", "host", "port", "no_token", "reader", "new_links", "pack")
-    by_proxy = None if socket is None else proxy_access(str(trust_header))
+        refuse(context, _REVIEW_REFUSES["--socket"])
+    by_proxy = None if trust_header is None else proxy_access(trust_header)
     if reader is not None and len(reader) > 1 and (no_token or pack is not None):
         raise typer.BadParameter("several readers go without --no-token and without --pack")
     with ExitStack() as stack:
         if pack is not None and out is None:
-            given = ("beside", "manifest", "work", "host", "imported", "blinded", "new_links")
-            refuse(context, "it goes without --pack", *given)
-            from pathopatch.review.pack_page import PackReading, create_pack_app
-
-            (name,) = reader or ["reader"]
-            links = Links({name: secrets.token_urlsafe(32)}, None)
-            reading = PackReading(pack, name)
-            create, shows = partial(create_pack_app, reading), f"answers are in {reading.file}"
-            set_interrupt_note(shows)
+            refuse(context, _REVIEW_REFUSES["--pack"])
+            page = _pack_page(pack, reader)
         elif out is not None and pack is None:
-            from pathopatch.review import viewer
-
-            viewer.require()
-            from pathopatch.review.app import create_app
-            from pathopatch.review.reviewed_cohort import open_review
-
             folders = {"beside": beside, "manifest": manifest, "work": work, "imported": imported}
-            first = None if reader is None else reader[0]
-            opened = stack.enter_context(open_review(out, reviewer=first, blinded=blinded, **folders))
-            links = reader_links(out, reader or [opened.reviewer], renew=new_links)
-            stack.callback(lambda: set_interrupt_note(_where_decisions_are(opened.decisions, out)))
-            create, shows = partial(create_app, opened), pluralize(len(opened.cohort.ids()), "slide")
+            page = _cohort_page(stack, out, reader, renew=new_links, blinded=blinded, **folders)
         else:
             raise typer.BadParameter("name OUT, or --pack")
         if socket is not None and by_proxy is not None:
@@ -238,20 +242,58 @@ def review(
             print(f"unix:{socket}", flush=True)
         else:
             listener = stack.enter_context(listen(host, port))
-            address, bound = listener.getsockname()[:2]
-            access = access_for(host, address, bound, {} if no_token else links.tokens)
-            page = f"http://{f'[{host}]' if ':' in host else host}:{bound}/"
-            for name, token in access.tokens.items():
-                print((f"{name}: " if len(access.tokens) > 1 else "") + f"{page}?token={token}", flush=True)
-            if no_token:
-                print(page, flush=True)
-            elif out is not None and links.file is None:
-                say("these links end with the page: the folder that keeps them cannot be written")
-            if not ip_address(address).is_loopback:
-                say("others can reach this page: the token opens it, and what is sent is not encrypted")
+            access = _access_at(listener, host, page, no_token=no_token)
         if not quiet:
-            say(f"research use only, not for diagnosis; {shows}; Ctrl-C ends the page")
-        create_server(create(access)).run(sockets=[listener])
+            say(f"research use only, not for diagnosis; {page.shows}; Ctrl-C ends the page")
+        create_server(page.create(access)).run(sockets=[listener])
+
+
+def _pack_page(pack: Path, reader: list[str] | None) -> _Page:
+    """Return the page on which one reader answers a pack."""
+    from pathopatch.review.pack_page import PackReading, create_pack_app
+
+    (name,) = reader or ["reader"]
+    reading = PackReading(pack, name)
+    shows = f"answers are in {reading.file}"
+    set_interrupt_note(shows)
+    return _Page(partial(create_pack_app, reading), shows, {name: secrets.token_urlsafe(32)})
+
+
+def _cohort_page(stack: ExitStack, out: Path, readers: list[str] | None, *, renew: bool, **options: Any) -> _Page:
+    """Return the page of predictions; when the stack ends, note where the decisions are.
+
+    `options` are those of `open_review`.
+    """
+    from pathopatch.review import viewer
+
+    viewer.require()
+    from pathopatch.review.app import create_app
+    from pathopatch.review.links import reader_links
+    from pathopatch.review.reviewed_cohort import open_review
+
+    opened = stack.enter_context(open_review(out, reviewer=readers[0] if readers else None, **options))
+    links = reader_links(out, readers or [opened.reviewer], renew=renew)
+    stack.callback(lambda: set_interrupt_note(_where_decisions_are(opened.decisions, out)))
+    note = "" if links.file else "these links end with the page: the folder that keeps them cannot be written"
+    return _Page(partial(create_app, opened), pluralize(len(opened.cohort.ids()), "slide"), links.tokens, note)
+
+
+def _access_at(listener: Socket, host: str, page: _Page, *, no_token: bool) -> Access:
+    """Return the access to a page at a host's port; print its addresses, and who else reaches them."""
+    from pathopatch.review.security import access_for
+
+    address, port = listener.getsockname()[:2]
+    access = access_for(host, address, port, {} if no_token else page.tokens)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    for name, token in access.tokens.items():
+        print((f"{name}: " if len(access.tokens) > 1 else "") + f"{url}?token={token}", flush=True)
+    if no_token:
+        print(url, flush=True)
+    elif page.note:
+        say(page.note)
+    if not ip_address(address).is_loopback:
+        say("others can reach this page: the token opens it, and what is sent is not encrypted")
+    return access
 
 
 def _where_decisions_are(log: DecisionLog, out: Path) -> str:

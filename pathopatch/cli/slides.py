@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pathopatch.cli.options import (
+    IN_DRY_RUN,
     Batch,
     ConfigFile,
     Fields,
@@ -20,7 +21,6 @@ from pathopatch.cli.options import (
     Source,
     Work,
     refuse,
-    refuse_limits,
     with_options,
 )
 from pathopatch.cli.output import finish, progress_bars, say, say_left_out, say_warnings, show_plan
@@ -32,20 +32,27 @@ if TYPE_CHECKING:
 _MOST_SHOWN = 20  # lines of a manifest
 _CHECKED = ("slide_id", "patient_id", "split", "width", "height", "mpp", "channels", "background", "tissue_share")
 """What `check` prints of each slide; ``slides.parquet`` holds the rest, and `info` tells it of one."""
+_TILE_REFUSES = {
+    "--patches": {
+        "ready patches are as they are": "patch_px stride_px dry_run",
+        "it is of slides; --mpp states the um per px of ready patches": "slide_mpp",
+        "they are limits of a slide, and a set of patches is no slide": "timeout memory_gb",
+        "it is of slides, and a set of patches is no slide": "workers align warn_shift_um retry_failed",
+    },
+    "MANIFEST": {"it goes with --patches; slides are cut by --patch-px": "resize_px"},
+}
+"""Options that are refused for ready patches, and for slides, by the reason."""
 
 
 def manifest(
     folder: Annotated[Path, typer.Argument(help="Folder with slides, at any depth.", metavar="FOLDER")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="CSV file to write, such as cohort.csv.")],
+    out: Annotated[Path, "CSV file to write, such as cohort.csv."],
     pattern: Annotated[
-        str | None,
-        typer.Option(help="How files are named, such as '{slide}_{channel}.tif'; it may hold {patient} and *"),
+        str | None, "How files are named, such as '{slide}_{channel}.tif'; it may hold {patient} and *"
     ] = None,
-    from_dicom: Annotated[
-        bool, typer.Option("--from-dicom", help="Take patients and slides' ids from DICOM files, as they state them.")
-    ] = False,
+    from_dicom: Annotated[bool, "Take patients and slides' ids from DICOM files, as they state them."] = False,
     quiet: Quiet = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    force: Annotated[bool, "Replace the file if it is there."] = False,
 ) -> None:
     """Write a manifest of all slides below a folder: channels grouped, masks and outlines paired, patients proposed."""
     from pathopatch.stages.manifest import make_manifest
@@ -83,8 +90,8 @@ def _show_rows(lines: list[dict[str, str]]) -> None:
 
 def check(
     manifest: Manifest,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Work folder for slides.parquet.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Do not look for tissue and shifts.")] = False,
+    out: Annotated[Path | None, "Work folder for slides.parquet."] = None,
+    quick: Annotated[bool, "Do not look for tissue and shifts."] = False,
     slide_mpp: SlideMpp = None,
     config: ConfigFile = None,
     *,
@@ -125,14 +132,10 @@ def check(
 
 def info(
     source: Source,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="PNG file of the picture. Default: <slide_id>-info.png here.")
-    ] = None,
+    out: Annotated[Path | None, "PNG file of the picture. Default: <slide_id>-info.png here."] = None,
     slide_mpp: SlideMpp = None,
     slide_id: SlideId = None,
-    background: Annotated[
-        str | None, typer.Option(help="auto, dark, bright, or CHANNEL=dark,CHANNEL=bright. Default: auto.")
-    ] = None,
+    background: Annotated[str | None, "auto, dark, bright, or CHANNEL=dark,CHANNEL=bright. Default: auto."] = None,
     config: ConfigFile = None,
     *,
     tiling: Annotated[TileConfig, Fields("mpp", warn_shift_um="registration.warn_um")],
@@ -154,14 +157,11 @@ def info(
 
 def tile(
     context: typer.Context,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Work folder for the outputs.")],
+    out: Annotated[Path, "Work folder for the outputs."],
     manifest: Annotated[Path | None, typer.Argument(help="Table with a row a slide.", metavar="MANIFEST")] = None,
-    patches: Annotated[
-        Path | None, typer.Option(help="In place of a manifest: a CSV or folder of ready patches.")
-    ] = None,
+    patches: Annotated[Path | None, "In place of a manifest: a CSV or folder of ready patches."] = None,
     mpp: Annotated[
-        float | None,
-        typer.Option(help="Target um per px. Default: the slides' own. Ready patches: the images' own um per px."),
+        float | None, "Target um per px. Default: the slides' own. Ready patches: the images' own um per px."
     ] = None,
     slide_mpp: SlideMpp = None,
     config: ConfigFile = None,
@@ -181,27 +181,17 @@ def tile(
         raise typer.BadParameter("give a MANIFEST or --patches, one of the two")
     known: dict[str, Any] = {"distinct_patients": splits.distinct_patients}
     if patches is not None:
-        refuse(context, "ready patches are as they are", "patch_px", "stride_px", "dry_run")
-        refuse(context, "it is of slides; --mpp states the um per px of ready patches", "slide_mpp")
-        refuse(context, "they are limits of a slide, and a set of patches is no slide", "timeout", "memory_gb")
-        refuse(
-            context,
-            "it is of slides, and a set of patches is no slide",
-            "workers",
-            "align",
-            "warn_shift_um",
-            "retry_failed",
-        )
+        refuse(context, _TILE_REFUSES["--patches"])
         ready = ready if mpp is None else with_options(type(ready), ready, {"mpp": mpp})
         with progress_bars(batch.quiet) as progress:
             outcomes = import_patches(patches, out, tiling, ready=ready, **known, force=batch.force, progress=progress)
         finish(outcomes)
         return
     assert manifest is not None
-    refuse(context, "it goes with --patches; slides are cut by --patch-px", "resize_px")
+    refuse(context, _TILE_REFUSES["MANIFEST"])
     tiling = tiling if mpp is None else with_options(type(tiling), tiling, {"mpp": mpp})
     if batch.dry_run:
-        refuse_limits(context)
+        refuse(context, IN_DRY_RUN)
         from pathopatch.stages.tile import tile_plan
 
         plan = tile_plan(manifest, out, tiling, batch, slide_mpp=slide_mpp, **known)
@@ -215,7 +205,7 @@ def tile(
 def tissue(
     work: Work,
     quiet: Quiet = False,
-    force: Annotated[bool, typer.Option("--force", help="Also replace outlines that somebody changed.")] = False,
+    force: Annotated[bool, "Also replace outlines that somebody changed."] = False,
 ) -> None:
     """Draw every tiled slide with its tissue outlined, worst first, and write the outlines for QuPath."""
     from pathopatch.report import write_contact_sheet

@@ -13,12 +13,12 @@ from pathopatch.cli.output import say
 
 def status(
     out: Annotated[Path, typer.Argument(help="Work folder.", metavar="OUT")],
-    slides: Annotated[bool, typer.Option("--slides", help="List every slide, however many there are.")] = False,
+    slides: Annotated[bool, "List every slide, however many there are."] = False,
     ignore: Annotated[
-        str | None, typer.Option(help="List the failure of this slide in ignore.csv: it spoils no exit code any more.")
+        str | None, "List the failure of this slide in ignore.csv: it spoils no exit code any more."
     ] = None,
-    why: Annotated[str | None, typer.Option(help="With --ignore: the reason.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The exit code only.")] = False,
+    why: Annotated[str | None, "With --ignore: the reason."] = None,
+    quiet: Annotated[bool, "The exit code only."] = False,
 ) -> None:
     """Say what became of the slides: their states, and the error of each that failed; exit 3 if some did."""
     from pathopatch.stages.batch.summaries import status_summary
@@ -39,9 +39,9 @@ def status(
 
 def clean(
     out: Annotated[Path, typer.Argument(help="Work folder.", metavar="OUT")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
+    dry_run: Annotated[bool, "Only list what would go."] = False,
     quiet: Quiet = False,
-    force: Annotated[bool, typer.Option("--force", help="Also what may be another machine's.")] = False,
+    force: Annotated[bool, "Also what may be another machine's."] = False,
 ) -> None:
     """Remove temporary files of processes that have ended."""
     from pathopatch.stages import clean as cleaning
@@ -59,9 +59,7 @@ def clean(
 
 def verify(
     bundle: Annotated[Path, typer.Argument(help="Model bundle, run, or export of a model.", metavar="BUNDLE")],
-    write: Annotated[
-        bool, typer.Option("--write", help="Take the model's answers of now, by torch, as those to compare with.")
-    ] = False,
+    write: Annotated[bool, "Take the model's answers of now, by torch, as those to compare with."] = False,
     quiet: Quiet = False,
 ) -> None:
     """Compare a model's answers to 16 made patches with those that it gave when it was written."""
@@ -76,9 +74,7 @@ def verify(
 
 
 def doctor(
-    get_viewer: Annotated[
-        bool, typer.Option("--get-viewer", help="First fetch the review page's viewer with npm, if it is missing.")
-    ] = False,
+    get_viewer: Annotated[bool, "First fetch the review page's viewer with npm, if it is missing."] = False,
 ) -> None:
     """Say what this machine has, what is missing, and how to get it."""
     from pathopatch.stages.doctor import examine
