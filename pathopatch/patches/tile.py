@@ -144,29 +144,20 @@ def tile_slide(
     store_path, table_path = parts = WorkFolder(out).store(slide_id), WorkFolder(out).patches(slide_id)
 
     @cache
-    def source_of() -> tuple[FromSlide, dict[str, float]]:
-        # Called with the slide locked: a later plain run must not lose the levels that an earlier one took from the
-        # cohort.
-        earlier = {} if force else recorded_attributes(store_path).get("cohort_levels", {})
-        from_cohort = earlier if cohort_levels is None else cohort_levels
-        levels = {name: from_cohort[name] for name in from_cohort if name not in config.tissue.background_level}
-        return FromSlide(slide, slide_id, with_cohort_levels(config, levels), tissue_mask=given_mask), levels
+    def source() -> FromSlide:  # first called with the slide locked
+        levels = _cohort_levels(store_path, config, cohort_levels, force=force)
+        return FromSlide(slide, slide_id, with_cohort_levels(config, levels), tissue_mask=given_mask)
 
-    def stamp_now() -> Stamp:
-        given = source_of()[0].tiling, slide_id, patient_id, labels, given_mask
+    def stamp() -> Stamp:
+        given = source().tiling, slide_id, patient_id, labels, given_mask
         return tile_stamp(slide, *given, block=block, earlier=read_stamp(table_path))
-
-    def holds() -> bool:
-        if not is_whole(*parts, force=force):
-            return False
-        # Pixels that were removed to free space are written again with `force`.
-        return not (force and config.store == "zarr") or PatchStore(store_path).has_patches
 
     with made(
         *parts,
-        stamp=stamp_now,
+        stamp=stamp,
         status=SlideStatus(out=out, slide_id=slide_id, stage=STAGE),
-        is_whole=holds,
+        # Pixels that were removed to free space are written again with `force`.
+        is_whole=partial(is_whole, *parts, force=force, with_pixels=force and config.store == "zarr"),
         refuse=partial(_refuse_other_slide, slide),
         require_unchanged=slide.require_unchanged,
         force=force,
@@ -174,15 +165,13 @@ def tile_slide(
     ) as job:
         if job.is_current:
             return found_tiles(job, *parts)
-        source, levels = source_of()
         if dry:
-            return source.to_do(keeps_pixels=config.store == "zarr")
+            return source().to_do(keeps_pixels=config.store == "zarr")
         # Labels come before the patches: an unreadable mask must not cost an hour of reading first.
         stated = SlideLabels(
-            labels, slide_size=slide.size, bounds_origin=slide.bounds[:2], config=config.labels, grid=source.grid
+            labels, slide_size=slide.size, bounds_origin=slide.bounds[:2], config=config.labels, grid=source().grid
         )
-        about = {"cohort_levels": levels, "stamp": job.stamp.to_dict()}
-        table = _write_store(store_path, source, stated, about, progress)
+        table = _write_store(store_path, source(), stated, config, job.stamp, progress)
         table = table.assign(patient_id=patient_id, **({"block": block} if block else {}))
         outcome = finish_tiles(job, *parts, table)
     if outcome.state == "done_empty":
@@ -190,14 +179,27 @@ def tile_slide(
     return outcome
 
 
+def _cohort_levels(
+    store_path: Path, config: TileConfig, given: Mapping[str, float] | None, *, force: bool
+) -> dict[str, float]:
+    """Return the cohort's background levels that count; a later plain run must not lose those of an earlier one."""
+    earlier = {} if force else recorded_attributes(store_path).get("cohort_levels", {})
+    levels = earlier if given is None else given
+    return {name: levels[name] for name in levels if name not in config.tissue.background_level}
+
+
 def _write_store(
     path: Path,
     source: FromSlide,
     stated: SlideLabels,
-    about: Mapping[str, Any],
+    config: TileConfig,
+    stamp: Stamp,
     progress: Callable[[int, int], None] | None,
 ) -> pd.DataFrame:
-    """Write a slide's store, with `about` among its attributes, and return the patch table without its patient."""
+    """Write a slide's store and return the patch table without its patient.
+
+    `config` lacks the background levels of the cohort, which those of the source have.
+    """
     slide, tissue, table = source.slide, source.tissue, _table(source, stated)
     tumor_mask = _tumor_masks(stated, source.grid, table) if stated.has_tumor_mask else None
     with atomic_path(path) as temporary:
@@ -212,8 +214,14 @@ def _write_store(
         table = table.assign(**store_and_measure(writer, source, tumor_mask=tumor_mask, progress=progress))
         columns = (table[name].to_numpy() for name in ("x", "y", "label", "tissue_fraction", "scanned_fraction"))
         on_glass = tumor_on_glass(*columns, extent=source.grid.extent, whole_slide=stated.whole_slide)
-        own = {"slide_id": source.slide_id, "warnings": [*source.warnings, *on_glass]}
-        writer.finish({**_slide_attributes(source), **own, **about})
+        stated_levels, levels = config.tissue.background_level, source.tiling.tissue.background_level
+        own = {
+            "slide_id": source.slide_id,
+            "warnings": [*source.warnings, *on_glass],
+            "cohort_levels": {name: level for name, level in levels.items() if name not in stated_levels},
+            "stamp": stamp.to_dict(),
+        }
+        writer.finish({**_slide_attributes(source), **own})
         slide.require_unchanged()
     return table
 
@@ -387,8 +395,11 @@ def _refuse_other_slide(slide: Slide, stamp: Stamp, existing: Stamp, store_path:
         require_same_source(source, slide.source, slide_id=store_path.stem, place=store_path)
 
 
-def is_whole(store_path: Path, table_path: Path, *, force: bool) -> bool:
-    """Return whether a store's files are as written, and its table is of its pixels; damage raises without `force`."""
+def is_whole(store_path: Path, table_path: Path, *, force: bool, with_pixels: bool = False) -> bool:
+    """Return whether a store's files are as written, and its table is of its pixels; damage raises without `force`.
+
+    With `with_pixels` a store without the pixels of patches is not whole.
+    """
     try:
         store, table = PatchStore(store_path), read_table(table_path)
         store.check_files()
@@ -396,7 +407,7 @@ def is_whole(store_path: Path, table_path: Path, *, force: bool) -> bool:
         if force:
             return False
         raise
-    return bool((table["pixels_checksum"] == store.pixels_checksum).all())
+    return bool((table["pixels_checksum"] == store.pixels_checksum).all()) and (store.has_patches or not with_pixels)
 
 
 def is_tiled(work: Path, slide_id: str) -> bool:
