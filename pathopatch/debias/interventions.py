@@ -201,7 +201,7 @@ def compose(
     ground: npt.NDArray[Any] | None = None,
     others: Sequence[Sequence[Mask]] = (),
 ) -> Composition:
-    """Return the base with the tissue area of a plan: cut, filled with its own ground, grown.
+    """Return the base with the tissue area of a plan, exact where `is_on_target`: cut, filled with its ground, grown.
 
     Parameters
     ----------
@@ -232,11 +232,6 @@ def compose(
         keep. So the tissue to cut from has shapes of one law for all classes. Without it, outlines may tell the class:
         large tissue is cut off at the border of the patch, a small island is not.
 
-    Returns
-    -------
-    Composition
-        With exactly the target area where `is_on_target`.
-
     Raises
     ------
     NoTissueError
@@ -244,13 +239,7 @@ def compose(
     InputUnsupportedError
         Donors or `others` that do not fit, no tumour mask where it is needed, or neither clear pixels nor ground.
     """
-    _check(base, donors, labels, growth)
-    shapes = {mask.shape for masks in others for mask in masks}
-    if others and (len(others) != 1 + len(donors) or shapes - {base.tissue.shape}):
-        raise InputUnsupportedError(
-            f"others of {len(others)} patches, of the shapes {sorted(shapes)}",
-            remedy="Give masks of the base's size: those of the base, then those of each donor.",
-        )
+    _check((base, *donors), others, labels, growth)
     size = base.tissue.size
     own_tumor, must_px = _tumor_to_keep(base, labels, least_tumor_px)
     target_px = round(drawn.target * size)
@@ -262,19 +251,18 @@ def compose(
         if np.count_nonzero(own_tumor & available) < must_px:
             available = available | own_tumor
         own_tumor = own_tumor & available
+
     canvas = LayerCanvas(base.pixels.shape)
     seed = random_pixel(available if own_tumor is None else own_tumor, rng)
     cut = cut_tissue(available, keep_px, seed, drawn.rim_px, rng, must=own_tumor, must_px=must_px)
     background = inpaint(base.pixels.astype(np.float32), base.tissue, available & (cut.cover == 1), rng, ground=ground)
     canvas.lay(Layer(base.pixels, available, base.tumor), cut)
-    sources = [_tissue_to_take(source, base, labels) for source in ((base,) if growth == "own" else donors)]
-    if growth == "many" and others:
-        sources = [
-            source._replace(tissue=shared_tissue(source.tissue, masks, rng))
-            for source, masks in zip(sources, others[1:], strict=True)
-        ]
-    supply = itertools.cycle(sources)
-    for number, planned in enumerate(drawn.pieces if sources else ()):
+
+    sources = (base,) if growth == "own" else donors
+    shared = others[1:] if growth == "many" and others else ((),) * len(sources)
+    layers = [_tissue_to_take(source, base, labels, masks, rng) for source, masks in zip(sources, shared, strict=True)]
+    supply = itertools.cycle(layers)
+    for number, planned in enumerate(drawn.pieces if layers else ()):
         missing_px = goal_px - canvas.area_px
         if not missing_px:
             break
@@ -295,11 +283,14 @@ def compose(
     )
 
 
-def _tissue_to_take(donor: Patch, base: Patch, labels: Labels) -> Layer:
-    """Return a donor with the tissue that may be added to a base: none of its tumour to non-tumour."""
-    if labels == "class" or base.label == 1 or donor.tumor is None:
-        return Layer(donor.pixels, donor.tissue, donor.tumor)
-    return Layer(donor.pixels, donor.tissue & ~donor.tumor, donor.tumor)
+def _tissue_to_take(
+    donor: Patch, base: Patch, labels: Labels, others: Sequence[Mask], rng: np.random.Generator
+) -> Layer:
+    """Return a donor with the tissue, shared with `others`, that may be added: none of its tumour to non-tumour."""
+    tissue = donor.tissue
+    if donor.tumor is not None and labels != "class" and base.label != 1:
+        tissue = tissue & ~donor.tumor
+    return Layer(donor.pixels, shared_tissue(tissue, others, rng), donor.tumor)
 
 
 def _layer_with(
@@ -335,8 +326,9 @@ def _tumor_to_keep(base: Patch, labels: Labels, least_px: int | None) -> tuple[M
     return own_tumor, min(available_px, least_px)
 
 
-def _check(base: Patch, donors: Sequence[Patch], labels: Labels, growth: Growth) -> None:
-    """Refuse what cannot be composed without changing the label."""
+def _check(patches: Sequence[Patch], others: Sequence[Sequence[Mask]], labels: Labels, growth: Growth) -> None:
+    """Refuse what does not fit, or cannot be composed without changing the label; the base is the first patch."""
+    base = patches[0]
     if labels not in get_args(Labels) or growth not in get_args(Growth):
         raise InputUnsupportedError(
             f"labels = {labels!r}, growth = {growth!r}",
@@ -344,9 +336,9 @@ def _check(base: Patch, donors: Sequence[Patch], labels: Labels, growth: Growth)
         )
     if not base.tissue.any():
         raise NoTissueError("a patch without tissue", remedy="Leave it as it is: there is nothing to cut or to grow.")
-    if labels != "class" and any(patch.label > 1 for patch in (base, *donors)):
+    if labels != "class" and any(patch.label > 1 for patch in patches):
         raise InputUnsupportedError("a label above 1 is not tumour or non-tumour", remedy='Use labels="class".')
-    for patch in (base, *donors):
+    for patch in patches:
         if patch.pixels.shape != base.pixels.shape:
             raise InputUnsupportedError(
                 f"a donor of shape {patch.pixels.shape} for a patch of {base.pixels.shape}",
@@ -364,23 +356,29 @@ def _check(base: Patch, donors: Sequence[Patch], labels: Labels, growth: Growth)
                 f"a donor of class {patch.label} for a patch of class {base.label} would change what the label says",
                 remedy="Give donors of the same class.",
             )
+    shapes = {mask.shape for masks in others for mask in masks}
+    if others and (len(others) != len(patches) or shapes - {base.tissue.shape}):
+        raise InputUnsupportedError(
+            f"others of {len(others)} patches, of the shapes {sorted(shapes)}",
+            remedy="Give masks of the base's size: those of the base, then those of each donor.",
+        )
 
 
 class EditedPatch(NamedTuple):
     """A patch after an edit: pixels (C, H, W) in the units of the patch, and its tissue (H, W)."""
 
-    pixels: npt.NDArray[np.float32]
-    tissue: npt.NDArray[np.bool_]
+    pixels: Pixels
+    tissue: Mask
 
 
 def set_area(
-    pixels: npt.NDArray[np.float32],
-    tissue: npt.NDArray[np.bool_],
+    pixels: Pixels,
+    tissue: Mask,
     area: float,
     rng: np.random.Generator,
     *,
     kept: float = 1.0,
-    ground: npt.NDArray[np.float32] | None = None,
+    ground: Pixels | None = None,
 ) -> EditedPatch:
     """Return a patch with another tissue area.
 
@@ -411,9 +409,7 @@ def set_area(
     return EditedPatch(made.pixels, made.tissue)
 
 
-def edits(
-    pixels: npt.NDArray[np.float32], tissue: npt.NDArray[np.bool_], *, seed: Any, ground: Any = None
-) -> Iterator[EditedPatch]:
+def edits(pixels: Pixels, tissue: Mask, *, seed: Any, ground: Any = None) -> Iterator[EditedPatch]:
     """Yield the patch as it is, then each area by each seed, each area by the second edit, and the placebos.
 
     Arguments and errors as `set_area`; `seed` is a tuple of numbers.

@@ -11,7 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, compress
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -21,12 +21,13 @@ from numpy.typing import ArrayLike, NDArray
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
 from pathopatch.core.text import patches_and_units
 from pathopatch.debias.interventions import AREAS, LEAST_AREA, N_EDITS, PLACEBOS, SEEDS, edits
+from pathopatch.debias.layers import Mask, Pixels
 from pathopatch.metrics.area_response import MARGINS, Floats, Rule, adj, eta
 from pathopatch.metrics.bootstrap import LEAST_UNITS, bootstrap_by_patient, effective_count
 from pathopatch.models.forward import Ensemble, PatchClassifier, correct_for_area
 
 Verdict = Literal["relies", "not shown", "not known"]
-Margins: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.bool_]], Floats]
+Margins: TypeAlias = Callable[[Pixels, Mask], Floats]
 """Margins (n,), above 0 for tumour, of patches in [0, 1] (n, C, P, P) with their tissue (n, P, P); NaN: no answer."""
 
 LEAST_PATIENTS, LEAST_PATCHES = 8, 100
@@ -138,7 +139,7 @@ def margins_of(ensemble: Ensemble) -> Margins:
     """
     spec = ensemble.spec
 
-    def margins(x: NDArray[np.float32], tissue: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def margins(x: Pixels, tissue: Mask) -> Floats:
         if not len(x):
             return np.empty(0)
         if x.shape[1] != len(spec.channels):
@@ -160,12 +161,12 @@ def margins_of(ensemble: Ensemble) -> Margins:
 
 def ask(
     margins: Margins,
-    patches: NDArray[np.float32],
-    tissue: NDArray[np.bool_],
+    patches: Pixels,
+    tissue: Mask,
     patient: ArrayLike,
     *,
     seed: int = 0,
-    ground: NDArray[np.float32] | None = None,
+    ground: Pixels | None = None,
     known: set[bytes] | None = None,
 ) -> Responses:
     """Return a model's answers to patches and their edits; a few patches are edited at a time.
@@ -302,34 +303,43 @@ def reliance(
     acquitted by labelled patches as they are alone.
     """
     has_answer = np.asarray(np.isfinite(responses.areas).all(axis=0))  # (N, T)
-    answered = has_answer.mean(axis=0) >= LEAST_SHARE if len(has_answer) else np.zeros(len(AREAS), np.bool_)
+    answered = np.count_nonzero(has_answer, axis=0) >= LEAST_SHARE * max(1, len(has_answer))
     # Of either answer: where the area leads the model, no patch called tumour has the areas of the others.
     ranges = _ranges(responses.natural, responses.area)
     held = [any(low - _HALF_STEP <= area <= high + _HALF_STEP for low, high in ranges.values()) for area in AREAS]
     usable = answered & held
-    again = responses.again[:, usable]
-    asked_again = np.ones(len(again), np.bool_) if responses.asked_again is None else responses.asked_again
-    parts = [*responses.areas[:, :, usable], np.where(asked_again[:, None], again, 0), responses.natural[:, None]]
+    asked_again: Any = True if responses.asked_again is None else responses.asked_again[:, None]
+    again = np.where(asked_again, responses.again[:, usable], 0)
+    parts = [*responses.areas[:, :, usable], again, responses.natural[:, None]]
     rows: NDArray[np.bool_] = np.isfinite(np.concatenate(parts, axis=1)).all(axis=1)
-    areas = [area for area, is_usable in zip(AREAS, usable, strict=True) if is_usable]
-    natural, who = responses.natural[rows], responses.patient[rows]
-    label = None if responses.label is None else responses.label[rows]
-    about: dict[str, Any] = {"patches": len(natural), "unit": unit, "patients": len(np.unique(who)), "areas": areas}
+    areas, who = list(compress(AREAS, usable)), responses.patient[rows]
+    about: dict[str, Any] = {"patches": len(who), "unit": unit, "patients": len(np.unique(who)), "areas": areas}
     about |= {"effective_patients": effective_count(who), "ranges": ranges}
     about |= {"left_out": dict(responses.left_out or {}), "without_answer": int((~rows).sum())}
     about |= {"is_trained_on_edits": is_trained_on_edits}
-    if len(areas) < LEAST_AREAS or not len(natural):
+    if len(areas) < LEAST_AREAS or not len(who):
         reason = f"the model has an answer at {answered.sum()} of {len(AREAS)} areas"
         if not len(responses.natural):
             reason = "no patch holds both tissue and ground"
         elif answered.sum() >= LEAST_AREAS:
             reason = f"areas of {AREAS[0]:g} to {AREAS[-1]:g} are set, and {_ranges_text(ranges)}"
         return about | {"verdict": "not known", "direction": 0, "reasons": [reason]}
-    flat = np.concatenate(list(responses.areas[:, rows][:, :, usable]))  # (S * N, T)
-    again = again[rows & asked_again]
-    patient = np.tile(who, len(responses.areas))
+    result = about | _measures(responses, rows, areas, rule, seed=seed, resamples=resamples)
+    return result | judge(result, rule)
+
+
+def _measures(
+    responses: Responses, rows: NDArray[np.bool_], areas: Sequence[float], rule: Rule, *, seed: int, resamples: int
+) -> dict[str, Any]:
+    """Return the measures of some patches, rows (N,), at some areas; each patch has an answer at each of them."""
+    natural, area, is_used = responses.natural[rows], responses.area[rows], np.isin(AREAS, areas)
+    label = np.full(len(natural), -1) if responses.label is None else responses.label[rows]
+    asked_again = rows if responses.asked_again is None else rows & responses.asked_again
+    again = responses.again[:, is_used][asked_again]
+    flat = np.concatenate(list(responses.areas[:, rows][:, :, is_used]))  # (S * N, T)
+    patient = np.tile(responses.patient[rows], len(responses.areas))
     first, last = flat[:, 0] > 0, flat[:, -1] > 0
-    classes = np.empty(0) if label is None else np.tile(np.clip(label, -1, 1), len(responses.areas))
+    classes = np.tile(np.clip(label, -1, 1), len(responses.areas))
     of_class = [classes == 0, classes == 1] if {0, 1} <= set(classes.tolist()) else []
 
     def measured(statistic: Callable[[Floats], float], z: Floats, patients: NDArray[np.str_]) -> dict[str, float]:
@@ -339,18 +349,18 @@ def reliance(
     def mean(z: NDArray[Any]) -> float:
         return float(z.mean())
 
-    result: dict[str, Any] = about | {
+    result: dict[str, Any] = {
         "positive": mean(natural > 0),
         "eta": measured(eta, flat, patient),
         "adj": measured(rule.adj, flat, patient),
         "largest": _largest_move(flat, areas, rule),
         "again": {"eta": eta(again), "adj": rule.adj(again)} if len(again) else {"eta": 0.0, "adj": 0.0},
-        "within": within(natural, responses.area[rows], natural > 0, natural <= 0),
-        "within_class": None if label is None else _within_class(natural, responses.area[rows], label),
+        "within": within(natural, area, natural > 0, natural <= 0),
+        "within_class": _within_class(natural, area, label),
         "curve": [
-            {"area": area, "margin": measured(mean, z, patient), "positive": mean(z > 0)}
+            {"area": set_area, "margin": measured(mean, z, patient), "positive": mean(z > 0)}
             | {"by_class": [measured(mean, z[own], patient[own]) for own in of_class]}
-            for area, z in zip(areas, flat.T, strict=True)
+            for set_area, z in zip(areas, flat.T, strict=True)
         ],
         "turned": {
             "to_tumor": measured(mean, (~first & last).astype(np.float64), patient),
@@ -366,8 +376,8 @@ def reliance(
         },
     }
     if rule.adj is adj:
-        result["correction"] = _correction(natural, flat, responses.area[rows], result["curve"])
-    return result | judge(result, rule)
+        result["correction"] = _correction(natural, flat, area, result["curve"])
+    return result
 
 
 def _correction(
@@ -378,10 +388,7 @@ def _correction(
     `natural` and `area` are (N,), `flat` (S * N, T) margins of these patches at each area. After the shift as many of
     them are called tumour as without a correction.
     """
-    of: dict[str, Any] = {
-        "areas": [point["area"] for point in curve],
-        "response": [p["margin"]["value"] for p in curve],
-    }
+    of: dict[str, Any] = {"areas": [p["area"] for p in curve], "response": [p["margin"]["value"] for p in curve]}
     found = {}
     for name, set_margin in (("subtract", None), ("average", flat[: len(natural)])):
         corrected = correct_for_area(natural, area, set_margin, **of)

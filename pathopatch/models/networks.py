@@ -90,11 +90,15 @@ class SmallGroupNorm(nn.Module):
         return mean_over(features, weight).flatten(1)
 
 
-def _mlp_100(channels: int, n_classes: int, input_px: int) -> nn.Module:
+def _mlp_100(channels: int, n_classes: int, input_px: int | None) -> nn.Module:
     """Return three fully connected layers with 100 hidden units and ReLU, on flattened patches of one side.
 
     The network of GERNE's experiments on Colored MNIST (Asaad, Shadaydeh, Denzler, ICCV 2025, arXiv:2503.13236).
     """
+    if input_px is None:
+        raise InputUnsupportedError(
+            f"{_MLP!r} without a size", place="[train] input_px", remedy="give the patches' side"
+        )
     features = nn.Sequential(
         nn.Flatten(),
         nn.Linear(channels * input_px**2, _HIDDEN),
@@ -272,39 +276,11 @@ def build_network(
         return FrozenNetwork(whole, backbone, channels=channels, n_classes=n_classes, is_masked=is_masked)
     if architecture == _SMALL:
         network: nn.Module = SmallGroupNorm(channels, n_classes, is_masked=is_masked)
-        first_conv, classifier = "features.0", "classifier"
     elif architecture == _MLP:
-        if input_px is None:
-            raise InputUnsupportedError(
-                f"{_MLP!r} without a size", place="[train] input_px", remedy="give the patches' side"
-            )
         network = _mlp_100(channels, n_classes, input_px)
-        first_conv, classifier = "features.1", "classifier"
     else:
-        import timm  # takes longer than everything else before the first patch; our own networks do not need it
-
-        if not timm.is_model(architecture):
-            raise InputUnsupportedError(
-                f"no architecture {architecture!r}",
-                place="[train] architecture",
-                remedy=f"use {_SMALL!r}, {_MLP!r} or a name that timm.list_models() lists; with frozen = true also "
-                f"{', '.join(BACKBONES)}",
-            )
-        arguments = timm_arguments(timm_args or {})
-        try:
-            network = timm.create_model(
-                architecture, pretrained=False, in_chans=channels, num_classes=n_classes, **arguments
-            )
-        except TypeError as error:
-            raise InputUnsupportedError(
-                f"{architecture} cannot be built with {dict(timm_args or {})}: {error}",
-                place="[train] timm_args",
-                remedy="correct or remove them",
-            ) from error
-        set_input_size = getattr(network, "set_input_size", None)
-        if input_px is not None and set_input_size is not None:
-            set_input_size((input_px, input_px))
-        first_conv, classifier = _timm_name(network, "first_conv"), _timm_name(network, "classifier")
+        network = _timm_network(architecture, timm_args or {}, input_px, in_chans=channels, num_classes=n_classes)
+    first_conv, classifier = _layer_name(network, "first_conv"), _layer_name(network, "classifier")
     if str(pretrained) != "none":
         path = weights_path(pretrained, architecture)
         adapted = _adapted(read_weights(path), network.state_dict(), first_conv, classifier, place=str(path))
@@ -318,6 +294,31 @@ def build_network(
             remedy="use small-groupnorm or one of timm's networks, or set mask = 'none'",
         )
     return MaskNormalised(network)
+
+
+def _timm_network(architecture: str, timm_args: Mapping[str, Any], input_px: int | None, **form: Any) -> nn.Module:
+    """Return one of timm's networks without known weights; `form` has timm's names, errors are of `build_network`."""
+    import timm  # takes longer than everything else before the first patch; our own networks do not need it
+
+    if not timm.is_model(architecture):
+        raise InputUnsupportedError(
+            f"no architecture {architecture!r}",
+            place="[train] architecture",
+            remedy=f"use {_SMALL!r}, {_MLP!r} or a name that timm.list_models() lists; with frozen = true also "
+            f"{', '.join(BACKBONES)}",
+        )
+    arguments = timm_arguments(timm_args)
+    try:
+        network: Any = timm.create_model(architecture, pretrained=False, **form, **arguments)
+    except TypeError as error:
+        raise InputUnsupportedError(
+            f"{architecture} cannot be built with {dict(timm_args)}: {error}",
+            place="[train] timm_args",
+            remedy="correct or remove them",
+        ) from error
+    if input_px is not None and hasattr(network, "set_input_size"):
+        network.set_input_size((input_px, input_px))
+    return network  # type: ignore[no-any-return]
 
 
 def _backbone(architecture: str, pretrained: str | Path, side_px: int, timm_args: Mapping[str, Any]) -> nn.Module:
@@ -338,7 +339,7 @@ def _backbone(architecture: str, pretrained: str | Path, side_px: int, timm_args
         named, expected = read_weights(Path(pretrained)), network.state_dict()
         if not {name for name in expected if not name.endswith(BATCH_COUNTER)} <= named.keys():
             named = plain_names(named)  # a file of timm's has these names, and "blocks.0.0." is no chunk there
-        classifier = _timm_name(network, "classifier")
+        classifier = _layer_name(network, "classifier")
         named = {name: value for name, value in named.items() if not name.startswith(f"{classifier}.")}
         for name in expected:
             if name.endswith(BATCH_COUNTER):  # old files lack it, and no prediction reads it
@@ -392,8 +393,7 @@ def classifier_of(network: nn.Module) -> nn.Module:
     """Return the last layer of a network from `build_network`: the head."""
     if isinstance(network, MaskNormalised | InteriorCrops):
         return classifier_of(network.network)
-    is_of_timm = hasattr(network, "pretrained_cfg")
-    return network.get_submodule(_timm_name(network, "classifier") if is_of_timm else "classifier")
+    return network.get_submodule(_layer_name(network, "classifier"))
 
 
 def freeze_batchnorm(network: nn.Module) -> None:
@@ -476,8 +476,8 @@ def _other_architecture(difference: str, place: str) -> CheckpointIncompatibleEr
     )
 
 
-def _timm_name(network: nn.Module, role: str) -> str:
-    """Return the name of a timm network's first convolution or classifier; the first of several."""
-    settings: Any = network.pretrained_cfg
-    name = settings[role]
+def _layer_name(network: nn.Module, role: str) -> str:
+    """Return the name of a network's ``first_conv`` or ``classifier``; the first of several."""
+    first = "features.0" if isinstance(network, SmallGroupNorm) else "features.1"
+    name: Any = getattr(network, "pretrained_cfg", {"first_conv": first, "classifier": "classifier"})[role]
     return str(name if isinstance(name, str) else name[0])

@@ -25,7 +25,7 @@ from pathopatch.patches.tissue_model import TissueModel, corrected_tissue, neare
 from pathopatch.slides import Level, Shift, Slide, aligned
 from pathopatch.slides.background import Background, Polarities, background_text, parse_background
 from pathopatch.slides.registration import measure_shifts, whole_offsets
-from pathopatch.slides.resample import EXACT_READ_FACTOR, level_for, planes
+from pathopatch.slides.resample import EXACT_READ_FACTOR, Pixels, level_for, planes
 
 _BAND_PX = 2048  # side of the regions in which a whole slide is read
 _BATCH_PATCHES = 256
@@ -45,8 +45,8 @@ class SlideAnalysis:
     grid: Grid
     tissue: TissueModel
     windows: NDArray[np.float64]  # (C, 2): intensities that become 0 and 1, source units
-    overview: NDArray[np.generic]  # (C, h, w): the whole slide, longest side at most 4096 px, source units
-    fill: NDArray[np.generic]  # (C,): value of the pixels beyond the slide, source units
+    overview: Pixels  # (C, h, w): the whole slide, longest side at most 4096 px, source units
+    fill: Pixels  # (C,): value of the pixels beyond the slide, source units
     background: Background  # the polarities as text
     shifts: tuple[Shift, ...] = ()  # of each channel but the first, before alignment; empty: not measured
     offsets: tuple[tuple[int, int], ...] = ()  # (x, y) added to each channel's read position, level-0 px
@@ -129,8 +129,7 @@ def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None 
     grid = grid_of(slide, config)
     _check_channels(slide, config)
     overview, unscanned, scale_x, scale_y = slide.read_scanned_overview()
-    if overview.dtype.kind == "f":
-        _check_finite(overview, slide)
+    _check_finite(overview, slide)
     # The channels of a colour camera come from one exposure.
     is_one_exposure = slide.is_colour or len(slide.channels) < 2
     shifts = () if is_one_exposure else measure_shifts(slide, overview, scale_x, scale_y, unscanned.mask)
@@ -141,7 +140,7 @@ def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None 
     if any(x or y for x, y in offsets):
         slide = aligned(slide, offsets, background)
         overview, unscanned, scale_x, scale_y = slide.read_scanned_overview()
-    tissue = fit_tissue(
+    found_tissue = fit_tissue(
         overview,
         polarities=polarities,
         is_colour=slide.is_colour,
@@ -152,22 +151,9 @@ def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None 
         channels=slide.channels,
         unscanned=unscanned,
     )
-    of_windows, mask_warnings = tissue.mask, list[str]()
+    tissue, mask_warnings = found_tissue, list[str]()
     if tissue_mask is not None:
-        is_from_bounds = config.labels.annotations.subtracted_bounds
-        stated = read_tissue_mask(
-            tissue_mask,
-            slide_size=slide.size,
-            overview_px=(overview.shape[2], overview.shape[1]),
-            bounds_origin=slide.bounds[:2] if is_from_bounds else (0, 0),
-            grid=grid,
-        )
-        if isinstance(stated, TissueCorrection):
-            mask_warnings = _correction_warnings(stated, tissue.mask != 0, tissue_mask)
-            tissue = corrected_tissue(tissue, *stated)
-        else:
-            tissue = supplied_tissue(stated, tissue, unscanned.mask)
-            of_windows = tissue.mask
+        tissue, mask_warnings = _with_mask(tissue_mask, found_tissue, slide, grid, config, unscanned.mask)
     if tissue.is_unsure and config.tissue.when_unsure == "fail":
         raise NoTissueError(
             f"nothing tells tissue from background: {'; '.join(tissue.doubts)}",
@@ -176,7 +162,7 @@ def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None 
         )
     windows = intensity_windows(
         overview,
-        of_windows != 0,
+        (tissue if tissue.is_supplied else found_tissue).mask != 0,
         rule=config.intensity,
         is_rgb_uint8=slide.is_rgb,
         polarities=polarities,
@@ -194,6 +180,23 @@ def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None 
         offsets=offsets,
         mask_warnings=tuple(mask_warnings),
     )
+
+
+def _with_mask(
+    path: Path, found: TissueModel, slide: Slide, grid: Grid, config: TileConfig, unscanned: NDArray[np.bool_]
+) -> tuple[TissueModel, list[str]]:
+    """Return the tissue that a supplied mask states, or corrects in what was found, and warnings of the mask."""
+    height, width = found.mask.shape
+    stated = read_tissue_mask(
+        path,
+        slide_size=slide.size,
+        overview_px=(width, height),
+        bounds_origin=slide.bounds[:2] if config.labels.annotations.subtracted_bounds else (0, 0),
+        grid=grid,
+    )
+    if isinstance(stated, TissueCorrection):
+        return corrected_tissue(found, *stated), _correction_warnings(stated, found.mask != 0, path)
+    return supplied_tissue(stated, found, unscanned), []
 
 
 def _correction_warnings(correction: TissueCorrection, tissue: NDArray[np.bool_], path: Path) -> list[str]:
@@ -231,9 +234,9 @@ def polarities_of(slide: Slide, config: TileConfig) -> Polarities:
     return tuple(polarity or own for polarity, own in zip(stated, slide.polarities, strict=True))
 
 
-def _check_finite(pixels: NDArray[np.generic], slide: Slide) -> None:
+def _check_finite(pixels: Pixels, slide: Slide) -> None:
     """Raise if pixels are NaN or infinite, with their number in each channel of the whole slide."""
-    if np.isfinite(pixels).all():
+    if pixels.dtype.kind != "f" or np.isfinite(pixels).all():
         return
     width, height = slide.size
     counts = np.zeros(len(slide.channels), np.int64)
@@ -253,7 +256,7 @@ class PatchBatch(NamedTuple):
     """Some patches of a slide or of a set."""
 
     rows: NDArray[np.int64]  # (n,): indices into the origins
-    patches: NDArray[np.generic]  # (n, C, P, P), source units
+    patches: Pixels  # (n, C, P, P), source units
     tissue_fraction: NDArray[np.float64]  # (n,): share of tissue in a patch's scanned pixels; 0 without any
     scanned_fraction: NDArray[np.float64]  # (n,): scanned share of a patch; beyond the slide nothing was
     tissue_mask: NDArray[np.uint8]  # (n, P, ceil(P / 8)): the tissue's pixels as bits, see `pack_masks`
@@ -290,10 +293,7 @@ def iterate_patches(
     places = grid.origins() if origins is None else origins
     patch_bytes = len(slide.channels) * grid.patch_px**2 * slide.dtype.itemsize
     limit = batch_size or max(1, min(_BATCH_PATCHES, _BATCH_BYTES // patch_bytes))
-    rows: list[int] = []
-    fractions: list[float] = []
-    scanned: list[float] = []
-    masks: list[NDArray[np.uint8]] = []
+    kept: list[tuple[int, float, float, NDArray[np.uint8]]] = []  # of a batch: all of `PatchBatch` but the pixels
     batch = np.empty((0, len(slide.channels), grid.patch_px, grid.patch_px), slide.dtype)
     for row, (x, y) in enumerate(places.tolist()):
         within = grid.inside(x, y)
@@ -304,31 +304,22 @@ def iterate_patches(
         scanned_fraction = scanned_px / grid.patch_px**2
         if not is_blank:
             # Each batch has new memory, since the consumer may keep the last one.
-            if not rows:
+            if not kept:
                 batch = np.empty((min(limit, len(places) - row), *batch.shape[1:]), slide.dtype)
-            patch = planes(read_padded(slide, grid, analysis.fill, x, y), batch[len(rows)])
-            if patch.dtype.kind == "f":
-                _check_finite(patch, slide)  # the overview's coarser level may hide such pixels
+            patch = planes(read_padded(slide, grid, analysis.fill, x, y), batch[len(kept)])
+            _check_finite(patch, slide)  # the overview's coarser level may hide such pixels
             mask = tissue.patch_mask(patch, x, y, grid.downsample, within)
             fraction = np.count_nonzero(mask) / max(1, scanned_px)
             if fraction >= min_tissue and scanned_fraction >= min_scanned:
-                rows.append(row)
-                fractions.append(fraction)
-                scanned.append(scanned_fraction)
-                masks.append(pack_masks(mask))
+                kept.append((row, fraction, scanned_fraction, pack_masks(mask)))
         if fractions_out is not None:
             fractions_out[row] = fraction
         if scanned_out is not None:
             scanned_out[row] = scanned_fraction
-        if rows and (len(rows) == limit or row == len(places) - 1):
-            yield PatchBatch(
-                np.array(rows, np.int64),
-                batch[: len(rows)],
-                np.array(fractions),
-                np.array(scanned),
-                np.stack(masks),
-            )
-            rows, fractions, scanned, masks = [], [], [], []
+        if kept and (len(kept) == limit or row == len(places) - 1):
+            rows, fractions, scanned, masks = (np.array(column) for column in zip(*kept, strict=True))
+            yield PatchBatch(rows, batch[: len(kept)], fractions, scanned, masks)
+            kept = []
 
 
 def read_level(levels: Sequence[Level], downsample: float) -> dict[str, int | float]:
@@ -341,7 +332,7 @@ def read_level(levels: Sequence[Level], downsample: float) -> dict[str, int | fl
     return {"read_level": level, "read_level_downsample": downsamples[level]}
 
 
-def read_padded(slide: Slide, grid: Grid, fill: NDArray[np.generic], x: int, y: int) -> NDArray[np.generic]:
+def read_padded(slide: Slide, grid: Grid, fill: Pixels, x: int, y: int) -> Pixels:
     """Return the patch at (x, y), level-0 px, shape (C, patch_px, patch_px), with `fill` (C,) beyond the slide."""
     patch = slide.read_patch(x, y, grid.patch_px, downsample=grid.downsample)
     width, height = grid.inside(x, y)

@@ -22,6 +22,7 @@ from pathopatch.patches.tissue_evidence import Evidence, Mask, Overview, find_ev
 from pathopatch.patches.tissue_model import EVERY_PIXEL, OverviewSignal, TissueModel, bands, clean_mask
 from pathopatch.slides.background import Polarities
 from pathopatch.slides.glass import Glass, find_glass
+from pathopatch.slides.resample import Pixels
 from pathopatch.slides.unscanned import Unscanned, grown, large_pieces
 
 _SAME_LEVEL = 0.03  # relative difference of glass levels that needs no scaling
@@ -52,7 +53,7 @@ _RIM_PX = 3  # blurred edge of a black border, overview px
 
 
 def fit_tissue(
-    pixels: NDArray[np.generic],
+    pixels: Pixels,
     *,
     polarities: Polarities,
     is_colour: bool,
@@ -94,32 +95,22 @@ def fit_tissue(
         glass=glass,
         is_flat=is_flat,
     )
-    evidence = find_evidence(overview, [index[name] for name in config.channels] or range(len(pixels)))
-    informative = [item for item in evidence if item.threshold is not None]
-    # Doubtful glass counts only where nothing better is there.
-    informative = [item for item in informative if not item.is_doubtful] or informative
-    without_threshold = [item for item in evidence if item.threshold is None and not item.is_empty]
-    undecided = [channel for item in without_threshold for channel in item.channels]
-    # A field of noise alone shows no background either, but it holds no tissue.
-    is_unsure = not informative and any(_has_structure(pixels[channel], overview.specimen) for channel in undecided)
+    informative, is_unsure = _choose_evidence(overview, [index[name] for name in config.channels])
     windows, threshold = _merge_thresholds(informative, overview)
     light = next((item.light for item in informative if item.light is not None), None)
-    mask = np.zeros_like(overview.specimen)
-    if not is_unsure:
-        if threshold is not None:
-            signal = OverviewSignal(pixels=pixels, polarities=polarities, windows=windows, illumination=light)
-            mask = _passing(signal, threshold) & overview.specimen
-        mask = overview.specimen & clean_mask(
-            mask, um2_per_px=um2_per_px, min_speck_um2=config.min_speck_um2, max_hole_um2=config.max_hole_um2
-        )
-        # Nothing is left above doubtful glass: that glass may be the tissue itself.
-        if not mask.any() and any(evidence.is_doubtful for evidence in informative):
-            is_unsure, informative = True, []
+    signal = OverviewSignal(pixels=pixels, polarities=polarities, windows=windows, illumination=light)
+    mask = _passing(signal, threshold) & overview.specimen
+    mask = overview.specimen & clean_mask(
+        mask, um2_per_px=um2_per_px, min_speck_um2=config.min_speck_um2, max_hole_um2=config.max_hole_um2
+    )
+    # Nothing is left above doubtful glass: that glass may be the tissue itself.
+    if not mask.any() and any(item.is_doubtful for item in informative):
+        is_unsure, informative = True, []
     # Without any background in view the configuration decides.
     if is_unsure:
-        is_all_tissue = config.when_unsure == "all"
-        threshold = EVERY_PIXEL if is_all_tissue else None
-        mask = overview.specimen if is_all_tissue else np.zeros_like(overview.specimen)
+        threshold, mask = None, np.zeros_like(mask)
+        if config.when_unsure == "all":
+            threshold, mask = EVERY_PIXEL, overview.specimen
     tissue = TissueModel(
         polarities=polarities,
         windows=windows,
@@ -133,16 +124,28 @@ def fit_tissue(
         is_unsure=is_unsure,
         ink_share=np.count_nonzero(ink) / ink.size,
     )
-    doubt = _doubtful_ink(overview, ink, tissue, um_per_px=math.sqrt(um2_per_px)) if ink.any() else None
-    scores = () if doubt is None else ((0.45, doubt),)
+    scores = _doubtful_ink(overview, ink, tissue, um_per_px=math.sqrt(um2_per_px)) if ink.any() else []
     confidence, doubts = rate_confidence(overview, informative, tissue, unscanned, scores, is_unsure=is_unsure)
     return replace(tissue, confidence=confidence, doubts=doubts)
 
 
-def _passing(signal: OverviewSignal, threshold: float) -> Mask:
-    """Return the pixels (h, w) of a signal above a threshold that are no noise."""
+def _choose_evidence(overview: Overview, channels: Sequence[int]) -> tuple[list[Evidence], bool]:
+    """Return the evidence with a threshold, of some channels or of all, and whether none has one despite tissue."""
+    evidence = find_evidence(overview, channels or range(len(overview.pixels)))
+    informative = [item for item in evidence if item.threshold is not None]
+    undecided = [n for item in evidence if item.threshold is None and not item.is_empty for n in item.channels]
+    # A field of noise alone shows no background either, but it holds no tissue.
+    is_unsure = not informative and any(_has_structure(overview.pixels[n], overview.specimen) for n in undecided)
+    # Doubtful glass counts only where nothing better is there.
+    return [item for item in informative if not item.is_doubtful] or informative, is_unsure
+
+
+def _passing(signal: OverviewSignal, threshold: float | None) -> Mask:
+    """Return the pixels (h, w) of a signal above a threshold that are no noise; none without a threshold."""
+    passing = np.zeros(signal.pixels.shape[1:], np.bool_)
+    if threshold is None:
+        return passing
     # A pixel must pass, and so must the mean of some 3 x 3 px around it: noise passes one test, not both.
-    passing = np.empty(signal.pixels.shape[1:], np.bool_)
     for rows in bands(passing.shape):
         top = max(0, rows.start - 2)  # two rows more: a mean, and its neighbours
         part = signal[top : rows.stop + 2]
@@ -154,7 +157,7 @@ def _passing(signal: OverviewSignal, threshold: float) -> Mask:
 
 
 def _find_borders_and_ink(
-    pixels: NDArray[np.generic], glass: Glass | None, missing: Mask, config: TissueConfig, *, um_per_px: float
+    pixels: Pixels, glass: Glass | None, missing: Mask, config: TissueConfig, *, um_per_px: float
 ) -> tuple[Mask, Mask]:
     """Return the pixels that were not scanned, near-black borders included, and those of ink."""
     usable, ink = ~missing, np.zeros_like(missing)
@@ -179,8 +182,8 @@ def _find_borders_and_ink(
     return missing, find_ink(rgb, um_per_px=um_per_px) & ~missing if config.ignore_pens else ink
 
 
-def _doubtful_ink(overview: Overview, ink: Mask, tissue: TissueModel, *, um_per_px: float) -> str | None:
-    """Return a doubt with the places, level-0 px, where translucent ink borders on tissue; None without any.
+def _doubtful_ink(overview: Overview, ink: Mask, tissue: TissueModel, *, um_per_px: float) -> list[tuple[float, str]]:
+    """Return a score and a doubt with the places, level-0 px, where translucent ink borders on tissue, if any.
 
     `ink` is (h, w) on the overview. There, ink over glass and tissue under ink are hard to tell apart.
     """
@@ -194,14 +197,14 @@ def _doubtful_ink(overview: Overview, ink: Mask, tissue: TissueModel, *, um_per_
     touching = np.unique(pieces[grown(tissue.mask != 0, 7)])
     largest = sorted(touching[touching > 0].tolist(), key=lambda number: -stats[number, cv2.CC_STAT_AREA])
     if not largest:
-        return None
+        return []
     places = []
     for number in largest[:_PLACES]:
         left, top, across, down, _ = stats[number].tolist()
         x, y = np.array([left, left + across]) * tissue.scale_x, np.array([top, top + down]) * tissue.scale_y
         places.append(f"x {x[0]:.0f} to {x[1]:.0f}, y {y[0]:.0f} to {y[1]:.0f}")
     at = "; ".join(places) + (f" and {len(largest) - _PLACES} more" if len(largest) > _PLACES else "")
-    return f"translucent ink borders on tissue, and tissue under it may be left out, at {at} (level-0 px)"
+    return [(0.45, f"translucent ink borders on tissue, and tissue under it may be left out, at {at} (level-0 px)")]
 
 
 def _background_levels(overview: Overview, informative: Sequence[Evidence], mask: Mask) -> tuple[float, ...]:
@@ -234,7 +237,7 @@ def _merge_thresholds(informative: Sequence[Evidence], overview: Overview) -> tu
     return windows, 0.5 if informative else None
 
 
-def _has_structure(plane: NDArray[np.generic], usable: Mask) -> bool:
+def _has_structure(plane: Pixels, usable: Mask) -> bool:
     """Return whether a channel (H, W) shows more than noise and uneven light."""
     height, width = (length // _BLOCK_PX for length in plane.shape)
     if height < 2 or width < 2:
@@ -396,9 +399,7 @@ def _border_components(mask: Mask, least_px: float) -> Mask:
     across, down = stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]
     left, top = stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_TOP]
     at_side = ((left == 0) | (left + across == width), (top == 0) | (top + down == height))
-    is_long = (at_side[1] & (across >= _LEAST_BORDER_SHARE * width)) | (
-        at_side[0] & (down >= _LEAST_BORDER_SHARE * height)
-    )
+    is_long = at_side[1] & (across >= _LEAST_BORDER_SHARE * width) | at_side[0] & (down >= _LEAST_BORDER_SHARE * height)
     is_large = (stats[:, cv2.CC_STAT_AREA] >= least_px) & (at_side[0] | at_side[1])
     is_border = (is_long | is_large) & (np.arange(count) > 0)  # component 0 is outside the mask
     return np.asarray(is_border[components], np.bool_)

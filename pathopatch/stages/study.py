@@ -72,8 +72,6 @@ def run_study(
     >>> [outcome.state for outcome in pathopatch.run_study(study, until="tile").outcomes]
     ['done']
     """
-    from pathopatch.training.group_checks import runs_with_groups
-
     study = study if isinstance(study, StudyConfig) else load_study(study)
     work: Path = study.work
     runs: Sequence[TrainConfig] = ()
@@ -84,41 +82,14 @@ def run_study(
     batch = BatchOptions(**study.batch.model_dump(exclude={"workers"}), workers=workers, force=force)
     files.write_json(work / "study.json", study.model_dump(mode="json"))
     outcomes = tile_study(study, batch, progress=progress)
-    if until == "tile":
+    if until != "tile":
+        groups = form_groups(
+            work, study.groups, folds=study.splits.folds, distinct_patients=study.splits.distinct_patients,
+            decisions=study.decisions, disputes=study.disputes, force=force,
+        )  # fmt: skip
+    if until in ("tile", "groups"):
         return StudyResult(outcomes=tuple(outcomes))
-    groups = form_groups(
-        work, study.groups, folds=study.splits.folds, distinct_patients=study.splits.distinct_patients,
-        decisions=study.decisions, disputes=study.disputes, force=force,
-    )  # fmt: skip
-    if until == "groups":
-        return StudyResult(outcomes=tuple(outcomes))
-    parts = training_folders(work)
-    runs, untrained = runs_with_groups(parts, runs)
-    jobs = jobs_of(study, runs, workers)
-    if jobs > 1:  # the results are then those of any number of jobs
-        runs = [run.model_copy(update={"threads": 1}) for run in runs]
-    # What the processes import takes seconds of each, so they stay through all folds.
-    shared = Workers(jobs, prepare=keep_to_one_thread) if jobs > 1 else nullcontext()
-    with shared as processes:
-        for part in parts:  # a run that failed in one fold has no use in the others
-            first = [run for run in runs if not run.groups_from]
-            failed = train_many(part, first, study.tune, processes=processes, force=force, progress=progress)
-            further = []
-            for run in runs:
-                if run.groups_from:  # it draws by what another run's model finds hard
-                    try:
-                        form_hard_groups([part], run.groups_from, [run.hard_share], device=run.device, force=force)
-                        further.append(run)
-                    except PathopatchError as error:
-                        failed[run.run_name] = (failed | untrained).get(run.groups_from, error)
-            failed |= train_many(part, further, study.tune, processes=processes, force=force, progress=progress)
-            runs, untrained = [run for run in runs if run.run_name not in failed], untrained | failed
-            files.write_json(WorkFolder(work).untrained, {name: str(error) for name, error in untrained.items()})
-            for name in failed:  # what an earlier run of this name showed is not this study's
-                for folder in {WorkFolder(work).tiled.root, work, *parts}:
-                    shutil.rmtree(WorkFolder(folder).evaluation(name), ignore_errors=True)
-            if not runs:
-                raise next(iter(failed.values()))
+    runs, untrained = _train_runs(study, runs, workers, force=force, progress=progress)
     # Folds of one unit each are the same in every assignment.
     for again in repetitions(study) if units_of(groups).nunique() > study.splits.folds else ():
         _leave_first_folds(work, again, force=force)
@@ -127,13 +98,49 @@ def run_study(
     files.write_json(WorkFolder(work).untrained, {name: str(error) for name, error in untrained.items()})
     if until == "train":
         return StudyResult(outcomes=tuple(outcomes), untrained=untrained)
-    finished = sorted(set.intersection(*(set(finished_runs(part)) for part in parts)) - set(untrained))
+    finished = sorted(set.intersection(*map(set, map(finished_runs, training_folders(work)))) - set(untrained))
     table = evaluate_runs(work, finished, study.evaluate, device=study.train.device, force=force, progress=progress)
     if study.predict_split != "none" and until != "evaluate":
         outcomes += predict_split(study, runs, batch, progress=progress)
     if until == "report":
         write_report(work)
     return StudyResult(outcomes=tuple(outcomes), comparison=table, untrained=untrained)
+
+
+def _train_runs(
+    study: StudyConfig, runs: Sequence[TrainConfig], workers: int, *, force: bool, progress: Progress | None
+) -> tuple[list[TrainConfig], dict[str, PathopatchError]]:
+    """Train a study's runs in each fold; return those that are left, and the error of each other one by its name."""
+    from pathopatch.training.group_checks import runs_with_groups
+
+    parts, own = training_folders(study.work), WorkFolder(study.work)
+    left, untrained = runs_with_groups(parts, runs)
+    jobs = jobs_of(study, left, workers)
+    if jobs > 1:  # the results are then those of any number of jobs
+        left = [run.model_copy(update={"threads": 1}) for run in left]
+    # What the processes import takes seconds of each, so they stay through all folds.
+    shared = Workers(jobs, prepare=keep_to_one_thread) if jobs > 1 else nullcontext()
+    with shared as processes:
+        for part in parts:  # a run that failed in one fold has no use in the others
+            first = [run for run in left if not run.groups_from]
+            failed = train_many(part, first, study.tune, processes=processes, force=force, progress=progress)
+            further = []
+            for run in left:
+                if run.groups_from:  # it draws by what another run's model finds hard
+                    try:
+                        form_hard_groups([part], run.groups_from, [run.hard_share], device=run.device, force=force)
+                        further.append(run)
+                    except PathopatchError as error:
+                        failed[run.run_name] = (failed | untrained).get(run.groups_from, error)
+            failed |= train_many(part, further, study.tune, processes=processes, force=force, progress=progress)
+            left, untrained = [run for run in left if run.run_name not in failed], untrained | failed
+            files.write_json(own.untrained, {name: str(error) for name, error in untrained.items()})
+            for name in failed:  # what an earlier run of this name showed is not this study's
+                for folder in {own.tiled.root, study.work, *parts}:
+                    shutil.rmtree(WorkFolder(folder).evaluation(name), ignore_errors=True)
+            if not left:
+                raise next(iter(failed.values()))
+    return left, untrained
 
 
 def repetitions(study: StudyConfig) -> list[StudyConfig]:
