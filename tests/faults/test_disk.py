@@ -20,6 +20,7 @@ _TILING = """
 import json, subprocess, sys
 from pathlib import Path
 from pathopatch.stages.tile import tile_cohort
+from pathopatch.core.artefacts import Stamp
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import DiskFullError, PathopatchError
 
@@ -84,7 +85,7 @@ for room in map(int, sys.argv[4].split(",")):
     run = out / f"run{room}"
     try:
         run.mkdir()
-        result = fit_arrays(train, val, config, checkpoints=CheckpointFolder(run, "f"))
+        result = fit_arrays(train, val, config, checkpoints=CheckpointFolder(run, Stamp(stage="f")))
         for number in range(100):
             write_csv(run / f"history{number}.csv", pd.DataFrame(list(result.history) * 1000))
         said[room] = "done"
@@ -95,7 +96,7 @@ for room in map(int, sys.argv[4].split(",")):
     (out / "filler").unlink()
     left = [str(path) for path in run.rglob("*") if ".tmp" in path.name]
     assert not left, left
-    resumed = fit_arrays(train, val, config, checkpoints=CheckpointFolder(run, "f"))
+    resumed = fit_arrays(train, val, config, checkpoints=CheckpointFolder(run, Stamp(stage="f")))
     for path in sorted(run.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
 print(json.dumps(said))
