@@ -20,7 +20,6 @@ _TILING = """
 import json, subprocess, sys
 from pathlib import Path
 from pathopatch.stages.tile import tile_cohort
-from pathopatch.core.artefacts import Stamp
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import DiskFullError, PathopatchError
 
@@ -64,6 +63,7 @@ from pathlib import Path
 import pandas as pd, torch
 sys.path.insert(0, sys.argv[3])
 from made_patches import toy
+from pathopatch.core.artefacts import Stamp
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import PathopatchError
 from pathopatch.core.files import write_csv
