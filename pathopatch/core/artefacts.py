@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
+from io import BytesIO
 from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,13 +31,14 @@ from pathopatch.core.errors import (
     PathopatchError,
     StaleArtefactError,
 )
-from pathopatch.core.files import atomic_path, file_state, making_remedy, plain, read_json, write_json
+from pathopatch.core.files import atomic_path, file_state, making_remedy, plain, read_json, write_bytes, write_json
 from pathopatch.core.input_files import open_regular
 from pathopatch.core.status import SlideStatus
 from pathopatch.core.version import __version__
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
 SCHEMA_VERSION = 1
 """Of what stands in work folders."""
@@ -47,6 +49,7 @@ _MOST_ORDERED = 4  # files of a slide: 24 orders
 _SAMPLE_BYTES = 2**20
 _ZARR_METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup")
 _STAMP_KEY = b"pathopatch"
+_DIGEST_BYTES = hashlib.sha256().digest_size  # at the end of an npz, where NumPy does not look
 EXPORT = "export.json"
 """File of an export that has its stamp."""
 _UNSET = object()
@@ -310,6 +313,14 @@ class Job:
         """Write plain values and the stamp as JSON, by rename."""
         write_json(path, {**values, "stamp": self.stamp.to_dict()})
 
+    def write_arrays(self, path: Path, **arrays: NDArray[Any]) -> None:
+        """Write NumPy arrays and the stamp as npz, by rename; equal arrays give equal bytes."""
+        import numpy as np
+
+        npz, content = BytesIO(), {**arrays, "stamp": np.array(_canonical(self.stamp.to_dict()))}
+        np.savez(npz, allow_pickle=False, **content)
+        write_bytes(path, npz.getvalue() + hashlib.sha256(npz.getvalue()).digest())
+
     def record(self, entry: Mapping[str, Any]) -> None:
         """Write how the work on the slide ended, with times, which stand in its status and nowhere else."""
         assert self.status is not None
@@ -388,7 +399,7 @@ def made(
 
 
 def read_stamp(path: Path) -> Stamp | None:
-    """Return the stamp of a finished Parquet table, JSON file, patch store or export; None if there is none to read."""
+    """Return the stamp of a finished table, JSON file, npz, checkpoint, patch store or export; None if none is read."""
     if path.suffix == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -398,6 +409,10 @@ def read_stamp(path: Path) -> Stamp | None:
         except (FileNotFoundError, pa.ArrowInvalid, OSError):
             return None
         raw = json.loads(text) if text else None
+    elif path.suffix == ".npz":
+        raw = _stamp_of_arrays(path)
+    elif path.suffix == ".safetensors":
+        raw = _stamp_of_tensors(path)
     elif path.suffix == ".zarr":
         try:
             attributes = read_json(path / "zarr.json").get("attributes", {})
@@ -410,6 +425,29 @@ def read_stamp(path: Path) -> Stamp | None:
         except (InputMissingError, InputCorruptError):
             return None
     return Stamp.from_dict(raw) if raw else None
+
+
+def _stamp_of_arrays(path: Path) -> Any:
+    """Return the stamp in an npz as plain values; None where the file is not to the byte what was written."""
+    import numpy as np
+
+    content = path.read_bytes() if path.is_file() else b""
+    if content[-_DIGEST_BYTES:] != hashlib.sha256(content[:-_DIGEST_BYTES]).digest():
+        return None
+    text = str(np.load(BytesIO(content))["stamp"])
+    # Earlier versions wrote the fingerprint of the patches alone: those features are as good.
+    return json.loads(text) if text.startswith("{") else {"stage": "features", "inputs": {"patches": text}}
+
+
+def _stamp_of_tensors(path: Path) -> Any:
+    """Return the stamp in the header of a safetensors file as plain values; None where there is none to read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as stream:
+            return json.loads((stream.metadata() or {}).get(_STAMP_KEY.decode(), "{}")).get("stamp")
+    except (SafetensorError, OSError, ValueError):
+        return None
 
 
 def require_schema(stamp: Stamp, *, place: Path, remedy: str | None = None) -> None:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pathopatch.core.artefacts import Stamp, read_stamp
 from pathopatch.core.files import atomic_path
 from pathopatch.models.bundle import write_tensors
 
@@ -31,7 +32,7 @@ class CheckpointFolder:
     """Where a run keeps its checkpoint."""
 
     folder: Path  # of the run
-    fingerprint: str  # of configuration and inputs: a checkpoint of another one is not restored
+    stamp: Stamp  # a checkpoint of another one, or by another version, is not restored
 
     @property
     def path(self) -> Path:
@@ -93,7 +94,7 @@ def save(checkpoints: CheckpointFolder, state: State) -> None:
     tensors |= _prefixed("best", state.best_weights)
     for index, values in state.optimizer.state_dict()["state"].items():
         tensors |= _prefixed(f"optimizer.{index}", {k: v for k, v in values.items() if isinstance(v, Tensor)})
-    header = {"fingerprint": checkpoints.fingerprint, **{name: getattr(state, name) for name in _PLAIN}}
+    header = {"stamp": checkpoints.stamp.to_dict(), **{name: getattr(state, name) for name in _PLAIN}}
     header |= {"losses": state.losses.state_dict(), "scaler": state.scaler.state_dict() if state.scaler else {}}
     with atomic_path(checkpoints.path) as temporary:
         write_tensors(temporary, tensors, {_HEADER: json.dumps(header)})
@@ -101,18 +102,19 @@ def save(checkpoints: CheckpointFolder, state: State) -> None:
 
 def read_checkpoint_header(checkpoints: CheckpointFolder) -> dict[str, Any] | None:
     """Return step, history and best of a checkpoint; None if none fits or can be read."""
-    if not checkpoints.path.is_file():
-        return None
-    try:
-        with safe_open(checkpoints.path, framework="pt") as stream:
-            header: dict[str, Any] = json.loads((stream.metadata() or {}).get(_HEADER, "{}"))
-    except (SafetensorError, OSError, ValueError):
+    stored = read_stamp(checkpoints.path)
+    if stored is None or stored.to_dict() != checkpoints.stamp.to_dict():
         return None  # a damaged checkpoint only costs time: the run starts again
-    return header if header.get("fingerprint") == checkpoints.fingerprint else None
+    with safe_open(checkpoints.path, framework="pt") as stream:
+        header: dict[str, Any] = json.loads(stream.metadata()[_HEADER])
+    return header
 
 
-def restore(checkpoints: CheckpointFolder, state: State, header: Mapping[str, Any]) -> None:
-    """Fill the state from a checkpoint, bit for bit; `header` as `read_checkpoint_header` returned it."""
+def restore(checkpoints: CheckpointFolder, state: State) -> bool:
+    """Fill the state from a checkpoint, bit for bit; False if none fits or can be read."""
+    header = read_checkpoint_header(checkpoints)
+    if header is None:
+        return False
     parts: dict[str, dict[str, Tensor]] = {}
     for name, value in load_file(checkpoints.path).items():
         part, _, rest = name.partition(".")
@@ -128,6 +130,7 @@ def restore(checkpoints: CheckpointFolder, state: State, header: Mapping[str, An
     state.losses.load_state_dict(header["losses"])
     for name in _PLAIN:
         setattr(state, name, header[name])
+    return True
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:

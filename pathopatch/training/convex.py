@@ -78,12 +78,12 @@ class Solution:
             return weight, bias
         return np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2  # the two are opposite
 
-    def apply_to(self, layer: nn.Linear) -> None:
-        """Write the head into a layer with an output per class."""
-        weight, bias = self.of_classes()
-        with torch.no_grad():
-            layer.weight.copy_(torch.from_numpy(weight))
-            layer.bias.copy_(torch.from_numpy(bias))
+
+def write_head(layer: nn.Linear, weight: Floats, bias: Floats) -> None:
+    """Write weight (K, D) and bias (K,) into a layer with an output per class."""
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(weight))
+        layer.bias.copy_(torch.from_numpy(bias))
 
 
 class LogisticRegression:
@@ -314,7 +314,7 @@ def solve_head(run: Run, state: State) -> None:
     head, weights = solve_method(regression, run.method, state.objective, samples, config)
     layer = classifier_of(state.network)
     assert isinstance(layer, nn.Linear)
-    head.apply_to(layer)
+    write_head(layer, *head.of_classes())
     state.step = config.steps
     state.losses.add(torch.tensor(float(weights @ head.loss)), nn.Identity())  # the objective has no terms to show
     evaluate(run, state)

@@ -31,11 +31,19 @@ def choose_crops(patches: PatchSet, config: TrainConfig) -> CropChoice:
     return choose_crop_px(largest, patches.label[index], patches.tissue_fraction[index])
 
 
-def patches_with_crop(patches: PatchSet, crop_px: int) -> NDArray[np.bool_]:
-    """Return which patches (N,) have a crop of that side."""
+def patches_with_crop(patches: PatchSet, crop_px: int, *, needed: int = 0) -> NDArray[np.bool_]:
+    """Return which patches (N,) have a crop of that side; refuse the run if none of the first `needed` has."""
     assert patches.tissue is not None
     parts = [np.arange(start, min(start + _AT_ONCE, len(patches))) for start in range(0, len(patches), _AT_ONCE)]
-    return np.concatenate([np.empty(0, np.bool_), *(has_crop(patches.tissue.read(part), crop_px) for part in parts)])
+    found = [has_crop(patches.tissue.read(part), crop_px) for part in parts]
+    has_one = np.concatenate([np.empty(0, np.bool_), *found])
+    if needed and not has_one[:needed].any():
+        raise InputUnsupportedError(
+            f"no training patch has a crop of {crop_px} px wholly in its tissue",
+            place="[train.interior] crop_px",
+            remedy="lower it, or leave it out",
+        )
+    return has_one
 
 
 def keep_crops(train: PatchSet, config: TrainConfig) -> tuple[PatchSet, CropChoice]:
@@ -52,11 +60,4 @@ def keep_crops(train: PatchSet, config: TrainConfig) -> tuple[PatchSet, CropChoi
             UserWarning,
             stacklevel=2,
         )
-    is_kept = patches_with_crop(train, choice.crop_px)
-    if not is_kept.any():
-        raise InputUnsupportedError(
-            f"no training patch has a crop of {choice.crop_px} px wholly in its tissue",
-            place="[train.interior] crop_px",
-            remedy="lower it, or leave it out",
-        )
-    return train.rows(is_kept), choice
+    return train.rows(patches_with_crop(train, choice.crop_px, needed=len(train))), choice

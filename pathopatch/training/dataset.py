@@ -140,20 +140,19 @@ def load_patches(
     input_px: int,
     splits: Sequence[str],
     threshold: float | None = None,
-    bins: Sequence[float] = (),
     cache_gib: float = 1.5,
     masks: Sequence[MaskKind] = (),
 ) -> PatchSet:
     """Return the labelled patches of some splits; in memory, as float16, up to `cache_gib`, otherwise read when needed.
 
     `groups` is the groups table or some rows of it, whose order is kept; the result may be empty, without a source. The
-    attribute is that of a `threshold`, or of `bins`, and patches without a group there are left out; -1 without either.
+    attribute is that of a `threshold`, and patches without a group there are left out; -1 without one.
     `masks` ("tissue", "tumor") are always held in memory; a slide may be without tumour masks.
 
     Raises
     ------
     InputMissingError
-        A store or one of the patches is missing, or the table has no groups for this threshold or these bins.
+        A store or one of the patches is missing, or the table has no groups for this threshold.
     ChannelMismatchError
         The slides differ in channels, type or patch size; both sides are named.
     StaleArtefactError
@@ -163,7 +162,7 @@ def load_patches(
     NonFiniteError
         Some patches hold NaN; they are named.
     """
-    rows, attribute = _chosen_rows(groups, splits, threshold=threshold, bins=bins)
+    rows, attribute = _chosen_rows(groups, splits, threshold)
     patch_id = rows["patch_id"].to_numpy(dtype=str)
     slide_ids, slide = np.unique(rows["slide_id"].to_numpy(dtype=str), return_inverse=True)
     stores = [PatchStore(WorkFolder(work).tiled.store(name)) for name in slide_ids]
@@ -193,19 +192,12 @@ def load_patches(
     )
 
 
-def load_features(
-    work: Path,
-    groups: pd.DataFrame,
-    *,
-    splits: Sequence[str],
-    threshold: float | None = None,
-    bins: Sequence[float] = (),
-) -> PatchSet:
+def load_features(work: Path, groups: pd.DataFrame, *, splits: Sequence[str]) -> PatchSet:
     """Return the labelled patches of some splits with x of shape (N, D, 1, 1), in the type that the files have.
 
-    Arguments are those of `load_patches`, errors those of `read_patches`.
+    Arguments are those of `load_patches` without a threshold, errors those of `read_patches`.
     """
-    rows, attribute = _chosen_rows(groups, splits, threshold=threshold, bins=bins)
+    rows, attribute = _chosen_rows(groups, splits, None)
     x = read_patches(work, rows)
     return PatchSet(
         x=x[:, :, None, None],
@@ -227,13 +219,13 @@ def feature_data(work: Path, dtype: str) -> Source | None:
 
 
 def _chosen_rows(
-    groups: pd.DataFrame, splits: Sequence[str], *, threshold: float | None = None, bins: Sequence[float] = ()
+    groups: pd.DataFrame, splits: Sequence[str], threshold: float | None
 ) -> tuple[pd.DataFrame, NDArray[np.int64]]:
     """Return the labelled rows of some splits and their attribute (N,); arguments as of `load_patches`."""
     is_chosen = groups["split"].isin(list(splits)) & (groups["label"] >= 0)
-    if threshold is None and not bins:
+    if threshold is None:
         return groups[is_chosen], np.full(int(is_chosen.sum()), -1, dtype=np.int64)
-    column = attribute_in(groups, threshold or 0.0, bins=bins).column
+    column = attribute_in(groups, threshold).column
     rows = groups[is_chosen & (groups[column] >= 0)]
     return rows, rows[column].to_numpy(dtype=np.int64)
 

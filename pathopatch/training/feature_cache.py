@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import fingerprint, fingerprint_file
-from pathopatch.core.files import write_bytes
+from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file, made
 from pathopatch.core.locks import folder_lock, is_locked, slide_lock
 from pathopatch.core.mask_bits import MaskKind
 from pathopatch.core.work_folder import WorkFolder
@@ -27,11 +24,10 @@ from pathopatch.models.spec import BundleSpec
 from pathopatch.training.dataset import PatchSet, load_patches
 from pathopatch.training.frozen import Backbone, Features, Head
 from pathopatch.training.invariance import Edits
+from pathopatch.training.loop import StepCallback
 
 STAGE = "features"
-_DIGEST_BYTES = hashlib.sha256().digest_size  # at the end of a file, where NumPy does not look
 _log = logging.getLogger(__name__)
-Progress = Callable[[int, int, dict[str, float]], None]
 
 
 def logits_from_cache(
@@ -73,7 +69,7 @@ class FeatureCache:
         input_px: int,
         device: str = "auto",
         threads: int | None = None,
-        progress: Progress | None = None,
+        progress: StepCallback | None = None,
     ) -> None:
         self._work, self._folder = work, WorkFolder(work).tiled
         self._rows = groups[groups["label"] >= 0]
@@ -120,40 +116,31 @@ class FeatureCache:
         path = self._folder.frozen_features(key, slide_id)
         # Masks and windows come with the table of the slide, pixels with its checksum.
         of = [sorted(rows["patch_id"]), fingerprint_file(self._folder.patches(slide_id))]
-        stamp = fingerprint([*of, sorted(set(rows.get("pixels_checksum", ())))])
-        with folder_lock(self._folder.root, _lock_name(slide_id, key), waiting_for=f"features of {slide_id}"):
-            known = _stored(path, stamp, slide_id)
-            if known is not None and np.isin(asked, known[0]).all():
-                return known
+        inputs = {"patches": fingerprint([*of, sorted(set(rows.get("pixels_checksum", ())))])}
+        lock = folder_lock(self._folder.root, _lock_name(slide_id, key), waiting_for=f"features of {slide_id}")
+        # What was made of other patches is of no use to anybody.
+        with lock, made(path, stamp=Stamp(stage=STAGE, inputs=inputs), force=True) as job:
+            if job.unreadable:
+                _log.warning("features of %s are damaged, and are computed anew: %s", slide_id, path)
+            known = np.empty(0, str), np.empty((0, len(edits), backbone.network.classifier.in_features), np.float32)
+            if job.is_current:
+                with np.load(path) as stored:
+                    known = stored["patch_id"], stored["features"]
+                if np.isin(asked, known[0]).all():
+                    return known
             masks: tuple[MaskKind, ...] = ("tissue",) if backbone.mask != "none" or edits else ()
             splits = sorted(set(rows["split"]))
             patches = load_patches(self._work, rows, input_px=self._input_px, splits=splits, cache_gib=0, masks=masks)
             by: dict[str, Any] = {"device": self._device, "threads": self._threads}
             names = patches.patch_id.astype(str)
             if edits:
-                is_new = np.isin(names, asked if known is None else asked[~np.isin(asked, known[0])])
-                names, features = names[is_new], backbone.of_versions(patches, np.flatnonzero(is_new), edits, **by)
-                if known is not None:
-                    names, features = (np.concatenate(both) for both in zip(known, (names, features), strict=True))
+                new = np.flatnonzero(np.isin(names, asked) & ~np.isin(names, known[0]))
+                added = names[new], backbone.of_versions(patches, new, edits, **by)
+                names, features = (np.concatenate(both) for both in zip(known, added, strict=True))
             else:
                 features = backbone.features(patches, **by)
-            npz = BytesIO()
-            np.savez(npz, patch_id=names, features=features, stamp=np.array(stamp))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(path, npz.getvalue() + hashlib.sha256(npz.getvalue()).digest())
+            job.write_arrays(path, patch_id=names, features=features)
         return names, features
-
-
-def _stored(path: Path, stamp: str, slide_id: str) -> tuple[NDArray[Any], Features] | None:
-    """Return what a file holds of names and features; None where there is none of that stamp, or it is damaged."""
-    if not path.is_file():
-        return None
-    content = path.read_bytes()
-    if content[-_DIGEST_BYTES:] != hashlib.sha256(content[:-_DIGEST_BYTES]).digest():
-        _log.warning("features of %s are damaged, and are computed anew: %s", slide_id, path)
-        return None
-    stored = np.load(BytesIO(content), allow_pickle=False)
-    return (stored["patch_id"], stored["features"]) if str(stored["stamp"]) == stamp else None
 
 
 def _lock_name(slide_id: str, key: str) -> str:

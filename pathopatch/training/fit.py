@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import copy
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from pathopatch.core.config import AugmentConfig, TrainConfig
 from pathopatch.core.errors import ChannelMismatchError, GroupEmptyError, InputUnsupportedError
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import Method
-from pathopatch.models.interior import CropChoice
 from pathopatch.models.networks import InteriorCrops, build_network, has_batchnorm
 from pathopatch.training import checkpoint
 from pathopatch.training.checkpoint import CheckpointFolder, State
@@ -29,15 +26,8 @@ from pathopatch.training.group_checks import method_of, needs_groups
 from pathopatch.training.intervene import composed_validation, intervenes
 from pathopatch.training.loop import Run, StepCallback, compute_logits, train_network
 from pathopatch.training.optimise import build_optimizer, loss_scaler, reproducible, training_dtype
-from pathopatch.training.result import TrainingResult
-from pathopatch.training.selection import (
-    DecisionThreshold,
-    Standardizer,
-    check_validation,
-    choose_threshold,
-    lacks_a_group,
-    table_shape,
-)
+from pathopatch.training.result import TrainingResult, finish
+from pathopatch.training.selection import Standardizer, check_validation, lacks_a_group, table_shape
 
 
 def fit_arrays(
@@ -83,33 +73,43 @@ def fit_arrays(
     with reproducible(config.threads, device):
         if config.frozen:
             return fit_frozen(train, val, config, read_features=read_features, inner_folds=inner_folds)
-        sets = _prepared(train, val, config, method)
-        run = _run_of(sets, method, device, processes=processes, checkpoints=checkpoints, progress=progress)
-        state = _first_state(run, len(sets.mean))
-        if checkpoints and (header := checkpoint.read_checkpoint_header(checkpoints)):
-            checkpoint.restore(checkpoints, state, header)
-            processes.barrier()  # all have read it before the first writes another
-        (solve_head if config.is_solved else train_network)(run, state)
-        return _result(run, state, sets)
+        options: dict[str, Any] = {"processes": processes, "checkpoints": checkpoints, "progress": progress}
+        return _fit_steps(_prepared(train, val, config, method, device=device, **options))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Sets:
-    """The patches of a run as it takes them, and what was done to them."""
+def _fit_steps(run: Run) -> TrainingResult:
+    """Take the steps of a run, or solve its linear head, from its checkpoint on."""
+    state = _first_state(run)
+    if run.checkpoints and checkpoint.restore(run.checkpoints, state):
+        run.processes.barrier()  # all have read it before the first writes another
+    (solve_head if run.config.is_solved else train_network)(run, state)
+    network = state.network
+    network.load_state_dict(state.best_weights)
+    return finish(
+        network,
+        run.config,
+        None if run.val is None else (compute_logits(run, network, run.val, np.arange(len(run.val))), run.val),
+        answered=run.answered,
+        is_composed=run.is_composed,
+        mean=run.mean,
+        std=run.std,
+        step=state.best["step"],
+        history=tuple(state.history),
+        n_classes=run.n_classes,
+        crops=run.crops,
+        without_crop=run.without_crop,
+    )
 
-    config: TrainConfig  # with the side of crops, where there are some
-    train: PatchSet
-    val: PatchSet | None
-    n_classes: int
-    crops: CropChoice | None
-    without_crop: tuple[int, int]  # training patches left out, and validation patches counted as wrong
-    answered: NDArray[np.bool_] | None  # (n,): which validation patches hold a crop
-    is_composed: bool  # validation was composed, since it lacks a group
-    mean: tuple[float, ...]  # per channel
-    std: tuple[float, ...]
 
-
-def _prepared(train: PatchSet, val: PatchSet | None, config: TrainConfig, method: Method) -> _Sets:
+def _prepared(
+    train: PatchSet,
+    val: PatchSet | None,
+    config: TrainConfig,
+    method: Method,
+    *,
+    device: torch.device,
+    **options: Any,
+) -> Run:
     """Leave out training patches without a crop, and compose validation that lacks a group; errors as `fit_arrays`."""
     val = val if val is None or len(val) else None
     crops, without_crop = None, (0, 0)
@@ -140,44 +140,32 @@ def _prepared(train: PatchSet, val: PatchSet | None, config: TrainConfig, method
             UserWarning,
             stacklevel=3,
         )
-    check_channels(config.augmentation, is_rgb=train.is_rgb, channels=train.source.channels if train.source else ())
+    _check_channels(config.augmentation, train)
     mean, std = _standardisation(train, config)
-    return _Sets(
-        config=config,
-        train=train,
-        val=val,
-        n_classes=n_classes,
-        crops=crops,
-        without_crop=without_crop,
-        answered=answered,
-        is_composed=is_composed,
-        mean=mean,
-        std=std,
-    )
-
-
-def _run_of(sets: _Sets, method: Method, device: torch.device, **options: Any) -> Run:
-    """Return what stays the same through a run."""
-    config = sets.config
     return Run(
         config=config,
         method=method,
-        train=sets.train,
-        val=sets.val,
-        answered=sets.answered,
+        train=train,
+        val=val,
+        is_composed=is_composed,
+        crops=crops,
+        without_crop=without_crop,
+        answered=answered,
+        mean=mean,
+        std=std,
         device=device,
         dtype=training_dtype(config.precision, device),
-        standardize=Standardizer(sets.mean, sets.std, device, has_mask=config.mask != "none"),
-        n_classes=sets.n_classes,
+        standardize=Standardizer(mean, std, device, has_mask=config.mask != "none"),
+        n_classes=n_classes,
         **options,
     )
 
 
-def _first_state(run: Run, channels: int) -> State:
-    """Return what a run changes, before its first step; `channels` are those of the patches."""
+def _first_state(run: Run) -> State:
+    """Return what a run changes, before its first step."""
     config, device = run.config, run.device
     torch.manual_seed(config.seed)
-    network = network_to_train(config, channels, run.n_classes)
+    network = network_to_train(config, len(run.mean), run.n_classes)
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     weights = list(network.requires_grad_(True).parameters())
     return State(
@@ -186,36 +174,6 @@ def _first_state(run: Run, channels: int) -> State:
         build_optimizer(weights, config),
         run.method.objective(gerne.cell_counts(run.train.label, run.train.attribute)).to(device),
         scaler=loss_scaler(run.dtype, device),
-    )
-
-
-def _result(run: Run, state: State, sets: _Sets) -> TrainingResult:
-    """Return the network with the weights that were best, and the decision that validation chooses."""
-    config, network, decision = run.config, state.network, DecisionThreshold()
-    network.load_state_dict(state.best_weights)
-    network.eval().requires_grad_(False)
-    if run.val is not None:
-        decision = choose_threshold(
-            compute_logits(run, network, run.val, np.arange(len(run.val))),
-            run.val,
-            tune_threshold=config.tune_threshold,
-            sensitivity=config.sensitivity,
-            answered=run.answered,
-        )
-    return TrainingResult(
-        network=network.cpu(),
-        mean=sets.mean,
-        std=sets.std,
-        step=state.best["step"],
-        history=tuple(state.history),
-        decision_threshold=decision.threshold,
-        decision_chosen_for=decision.chosen_for,
-        temperature=decision.temperature,
-        validation=decision.validation | ({"is_composed": True} if sets.is_composed else {}),
-        n_classes=run.n_classes,
-        has_mask=config.mask != "none",
-        crops=sets.crops,
-        without_crop=sets.without_crop,
     )
 
 
@@ -279,12 +237,13 @@ def network_to_train(config: TrainConfig, channels: int = 3, n_classes: int = 2)
     return network
 
 
-def check_channels(rules: AugmentConfig | None, *, is_rgb: bool, channels: tuple[str, ...] = ()) -> None:
+def _check_channels(rules: AugmentConfig | None, train: PatchSet) -> None:
     """Raise ChannelMismatchError for stain or colour of other channels than RGB."""
     if rules is None:
         return
     colour = [name for name in ("stain", "color") if getattr(rules, name) > 0]
-    if colour and not is_rgb:
+    if colour and not train.is_rgb:
+        channels = train.source.channels if train.source else ()
         raise ChannelMismatchError(
             f"{' and '.join(colour)} vary brightfield RGB, and the channels are {', '.join(channels) or 'others'}",
             place="[train.augment]",

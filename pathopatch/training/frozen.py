@@ -39,21 +39,16 @@ from pathopatch.models.interior import CropChoice, cut_crops, has_crop
 from pathopatch.models.networks import InteriorCrops, build_network, weights_path
 from pathopatch.models.spec import BackboneSpec
 from pathopatch.training.choice import ASKED, MOST_WITHOUT_CROP, N_ASKED, Comparison, Tried, comparison, ranked, steady
-from pathopatch.training.convex import LogisticRegression, second_moments_of, solve_method, solver_factor
+from pathopatch.training.convex import LogisticRegression, second_moments_of, solve_method, solver_factor, write_head
 from pathopatch.training.crops import choose_crops, patches_with_crop
 from pathopatch.training.dataset import PatchMasks, PatchSet
 from pathopatch.training.group_checks import method_of, needs_groups
 from pathopatch.training.intervene import intervenes
 from pathopatch.training.invariance import EDITS, Edits, draw_pool, second_moment, versions
-from pathopatch.training.result import TrainingResult
+from pathopatch.training.loop import VALIDATION_MEASURES
+from pathopatch.training.result import TrainingResult, finish
 from pathopatch.training.search import search_space
-from pathopatch.training.selection import (
-    DecisionThreshold,
-    check_validation,
-    choose_threshold,
-    criterion,
-    table_shape,
-)
+from pathopatch.training.selection import check_validation, criterion, table_shape
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """L2 penalties of a head, of which validation chooses one."""
@@ -62,7 +57,6 @@ _COMPARED = 8  # training patches of which a bundle must give the head's answers
 _ROUNDING = 1e-3  # of features: OpenVINO's differ by 5e-5 in logits, those of a network with other heads by 8e-3
 _LITE_MEAN, _LITE_STD = 127 / 255, 128 / 255  # EfficientNet-Lite: (value - 127) / 128
 Features = NDArray[np.float32]
-Logits = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,12 +277,6 @@ class Head:
                 remedy="remove the folder features from the work folder, and train again",
             )
 
-    def apply_to(self, layer: nn.Linear) -> None:
-        """Write the head into a network's last layer."""
-        with torch.no_grad():
-            layer.weight.copy_(torch.from_numpy(self.weight))
-            layer.bias.copy_(torch.from_numpy(self.bias))
-
 
 def fit_frozen(
     train: PatchSet,
@@ -303,74 +291,66 @@ def fit_frozen(
     With `inner_folds` train and val are divided anew by patient, each part validates once, and the chosen head is
     solved on all patches; of fewer patients each is a part. Errors are those of `fit_arrays`.
     """
-    sets = [train] if val is None or not len(val) else [train, val]
-    data = _joined(sets)
-    is_train = np.arange(len(data)) < len(train)
-    selects, n_units = config.select != "last", len(np.unique(data.patient))
-    # With "last" nothing is chosen, and val stays unseen. Of one patient no part validates.
-    inner_folds = min(inner_folds, n_units) if selects and n_units > 1 else 0
-    fold = _inner_folds(data, inner_folds, config.seed) if inner_folds else np.where(is_train, -1, 0)
-    kept = np.ones(len(data), np.bool_) if inner_folds else is_train  # what the head that is kept is solved on
-    n_classes, _ = table_shape(train, val)
-    heads = _Heads(sets, data, fold, kept, n_classes, config, read_features or FeatureReader(config.threads))
-    if selects:
-        every_group = not config.choose and needs_groups(method_of(config))
-        check_validation(heads.validated, needs_groups=every_group, select=config.select, seed=config.seed)
-    by = comparison(config, data, heads.validated)
-    tried, largest_s = _tried(heads, by, selects=selects)
-    best = _kept(heads, ranked(tried, by)) if selects else tried[0]
+    heads = _heads(train, val, config, read_features or FeatureReader(config.threads), inner_folds)
+    data, by = heads.data, comparison(config, heads.data, heads.validated)
+    tried, largest_s = _tried(heads, by)
+    best = _kept(heads, ranked(tried, by)) if heads.selects else tried[0]
     if by.reason:
         warnings.warn(by.reason, UserWarning, stacklevel=2)
-    chosen, view = best.config, heads.view(best.config)
+    view = heads.view(best.config)
     network: Any = view.backbone.network
-    head = _solve(data, kept, view, chosen, n_classes)
-    head.apply_to(network.classifier)
-    decision = DecisionThreshold()
-    if selects:
-        decision = choose_threshold(
-            best.logits,
-            heads.validated,
-            tune_threshold=config.tune_threshold,
-            sensitivity=config.sensitivity,
-            answered=view.answered(fold >= 0),
-        )
+    head = _solve(data, heads.kept, view, best.config, heads.n_classes)
+    write_head(network.classifier, head.weight, head.bias)
+    is_train, crop_px = np.arange(len(data)) < len(train), None if view.crops is None else view.crops.crop_px
     index = np.flatnonzero(is_train & view.has_answer)
     asked = index[np.linspace(0, len(index) - 1, _COMPARED).astype(np.int64)]
-    without_crop = int((~view.has_answer[is_train]).sum()), int((~view.has_answer[~is_train]).sum())
-    network = network if view.crops is None else InteriorCrops(network, view.crops.crop_px)
     margin = best.logits[:, 1] - best.logits[:, 0]
-    return TrainingResult(
-        network=network.eval().requires_grad_(False),
+    divides = heads.selects and heads.kept.all()
+    return finish(
+        network if crop_px is None else InteriorCrops(network, crop_px),
+        best.config,
+        (best.logits, heads.validated) if heads.selects else None,
+        answered=view.answered(heads.fold >= 0),
         mean=view.backbone.mean,
         std=view.backbone.std,
         step=1,
         history=tuple(each.row for each in tried if each.row),
-        decision_threshold=decision.threshold,
-        decision_chosen_for=decision.chosen_for,
-        temperature=decision.temperature,
-        validation=decision.validation,
-        n_classes=n_classes,
-        has_mask=chosen.mask != "none",
+        n_classes=heads.n_classes,
         crops=view.crops,
-        without_crop=without_crop,
-        settings=chosen.with_crops(None if view.crops is None else view.crops.crop_px),
-        inner_fold_logit=(
-            dict(zip(data.patch_id.tolist(), margin.tolist(), strict=True)) if inner_folds and selects else None
-        ),
-        backbone=view.backbone.network.form,
+        without_crop=tuple(int((~view.has_answer[rows]).sum()) for rows in (is_train, ~is_train)),
+        settings=best.config.with_crops(crop_px),
+        inner_fold_logit=dict(zip(data.patch_id.tolist(), margin.tolist(), strict=True)) if divides else None,
+        backbone=network.form,
         compare=partial(head.compare, patches=train.rows(asked), features=view.features[asked]),
         largest_s=largest_s,
     )
 
 
-def _tried(heads: _Heads, by: Comparison, *, selects: bool) -> tuple[list[Tried], float | None]:
+def _heads(train: PatchSet, val: PatchSet | None, config: TrainConfig, read: FeatureReader, inner_folds: int) -> _Heads:
+    """Return the heads of a run before one is solved: by which patches they validate, each of them once."""
+    sets = [train] if val is None or not len(val) else [train, val]
+    data = _joined(sets)
+    is_train = np.arange(len(data)) < len(train)
+    n_units = len(np.unique(data.patient))
+    # With "last" nothing is chosen, and val stays unseen. Of one patient no part validates.
+    inner_folds = min(inner_folds, n_units) if config.select != "last" and n_units > 1 else 0
+    fold = _inner_folds(data, inner_folds, config.seed) if inner_folds else np.where(is_train, -1, 0)
+    kept = np.ones(len(data), np.bool_) if inner_folds else is_train
+    heads = _Heads(sets, data, fold, kept, table_shape(train, val)[0], config, read)
+    if heads.selects:
+        every_group = not config.choose and needs_groups(method_of(config))
+        check_validation(heads.validated, needs_groups=every_group, select=config.select, seed=config.seed)
+    return heads
+
+
+def _tried(heads: _Heads, by: Comparison) -> tuple[list[Tried], float | None]:
     """Return the heads that validation compares, and of gerne the bound of s, where one is met.
 
     Without selection it is the first head that there is.
     """
     config = heads.config
     ways = [config.model_copy(update={**way, "choose": False}) for way in by.ways]
-    penalties = PENALTIES if selects else (config.weight_decay,)
+    penalties = PENALTIES if heads.selects else (config.weight_decay,)
     candidates = [way.model_copy(update={"weight_decay": penalty}) for way in ways for penalty in penalties]
     tried: list[Tried] = []
     failed: PathopatchError | None = None
@@ -378,7 +358,7 @@ def _tried(heads: _Heads, by: Comparison, *, selects: bool) -> tuple[list[Tried]
     while candidates:
         candidate = candidates.pop(0)
         try:
-            if not selects:
+            if not heads.selects:
                 heads.view(candidate)
                 return [Tried(candidate, np.empty((0, heads.n_classes)), {}, {})], None
             tried.append(heads.validate(candidate))
@@ -426,6 +406,11 @@ class _Heads:
     views: dict[str, _View] = field(default_factory=dict)  # by mask
     of_asked: dict[str, Features] = field(default_factory=dict)
 
+    @property
+    def selects(self) -> bool:
+        """Whether validation chooses between them."""
+        return self.config.select != "last"
+
     @cached_property
     def validated(self) -> PatchSet:
         """Patches that validate."""
@@ -461,7 +446,7 @@ class _Heads:
             sensitivity=config.sensitivity,
             answered=view.answered(rows),
         )
-        shown = {f"val_{name}": measures[name] for name in ("wga", "wga_at_zero", "gba", "equal_area", "nll")}
+        shown = {f"val_{name}": measures[name] for name in VALIDATION_MEASURES}
         return Tried(config, logits[rows], measures, {"step": 1, **head_choice(config), **shown})
 
     def margins_at_areas(self, tried: Tried) -> NDArray[np.float64]:
@@ -518,7 +503,7 @@ def _view(
     if config.mask == "interior":
         crops = choose_crops(sets[0], config)
         config = config.with_crops(crops.crop_px)
-        has_answer = patches_with_crop(data, crops.crop_px)
+        has_answer = patches_with_crop(data, crops.crop_px, needed=len(sets[0]))
         if (share := 1 - has_answer[: len(sets[0])].mean()) > most_without_crop:
             raise InputUnsupportedError(f"{100 * share:.0f} % of the training patches hold no crop")
     source = sets[0].source
@@ -526,12 +511,6 @@ def _view(
     backbone = open_backbone(config, channels, n_classes=n_classes)
     features = np.concatenate([read(patches, backbone) for patches in sets])
     fitted = features[: len(sets[0])][has_answer[: len(sets[0])]]
-    if not len(fitted):
-        raise InputUnsupportedError(
-            f"no training patch has a crop of {config.interior.crop_px} px wholly in its tissue",
-            place="[train.interior] crop_px",
-            remedy="lower it, or leave it out",
-        )
     if not np.isfinite(features).all():
         raise NonFiniteError(
             "features of the backbone are NaN or infinite",

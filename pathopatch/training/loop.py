@@ -26,6 +26,7 @@ from pathopatch.debias import gerne
 from pathopatch.debias.methods import Method, takes_area
 from pathopatch.debias.samplers import BatchSampler
 from pathopatch.models.forward import append_mask
+from pathopatch.models.interior import CropChoice
 from pathopatch.models.networks import freeze_batchnorm
 from pathopatch.models.runtime.torch_runtime import largest_fitting, release
 from pathopatch.training import checkpoint
@@ -49,10 +50,11 @@ from pathopatch.training.selection import (
     score,
 )
 
+VALIDATION_MEASURES = ("wga", "wga_at_zero", "gba", "equal_area", "nll")
+"""What the history says of each validation pass."""
 _LOADERS_ON_GPU = 4
 _AHEAD = 2  # batches, at least one by each loader
 _TRAINING = 0  # what a seed is for is part of it
-_MEASURES = ("wga", "wga_at_zero", "gba", "equal_area", "nll")  # of each validation pass, in the history
 Augment = Callable[[Tensor, NDArray[np.int64], int, int], Tensor]
 """Patches (n, C, H, W) in [0, 1], their positions in the batch, its size, and the step, to augmented patches."""
 StepCallback = Callable[[int, int, dict[str, float]], None]
@@ -73,13 +75,18 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
-    """The constants of a run."""
+    """The constants of a run: its patches as it takes them, and what was done to them."""
 
-    config: TrainConfig
+    config: TrainConfig  # with the side of crops, where there are some
     method: Method
     train: PatchSet
     val: PatchSet | None  # selects the checkpoint and the decision threshold
+    is_composed: bool  # validation was composed, since it lacks a group
+    crops: CropChoice | None
+    without_crop: tuple[int, int]  # training patches left out, and validation patches counted as wrong
     answered: NDArray[np.bool_] | None  # which of `val` the network judges at all; None: all
+    mean: tuple[float, ...]  # per channel
+    std: tuple[float, ...]
     device: torch.device
     dtype: torch.dtype
     standardize: Standardizer
@@ -92,40 +99,12 @@ class Run:
 
 def train_network(run: Run, state: State) -> None:
     """Take the steps of a run that are not done yet."""
-    # albumentations takes a second to import: commands that do not train must not wait for it.
-    from pathopatch.training.augment import Augmentation
-
-    config, data, processes, network = run.config, run.train, run.processes, state.network
-    augment = None
-    if rules := config.augmentation:
-        seed = mixed_seed(config.seed, _TRAINING)
-        augment = Augmentation(rules, seed=seed, is_rgb=data.is_rgb, has_mask=run.standardize.has_mask)
-    label = torch.tensor(data.label, device=run.device)  # (N,)
-    sizes = {"batch_per_class": config.batch_per_class, "steps": config.steps, "seed": config.seed}
-    sampler = run.method.batches(data.label, data.attribute, data.tissue_fraction, **sizes)
-    # Whole multiples of the processes in every cell, so that each process holds the same mixture of groups.
-    sampler = sampler.in_units(config.cell_unit or processes.world)
-    intervention, reads_area = intervention_of(run.method, data, config), takes_area(state.objective.forward)
-    if intervention is not None and reads_area:
-        raise InputUnsupportedError(
-            f"{config.method} penalises the area of patches as they are, and composed ones have another",
-            place="[train.composing] share",
-            remedy="leave it out",
-        )
-    batches = load_batches(
-        sampler,
-        data,
-        range(state.step, config.steps),  # a resumed run starts at the step of its checkpoint
-        n_attributes=gerne.cell_counts(data.label, data.attribute).shape[1],
-        intervention=intervention,
-        augment=augment,
-        standardize=run.standardize,
-        processes=processes,
-        loaders=config.loaders or (_LOADERS_ON_GPU if run.device.type == "cuda" else 1),
-    )
+    config, processes, network = run.config, run.processes, state.network
+    label = torch.tensor(run.train.label, device=run.device)  # (N,)
+    reads_area = takes_area(state.objective.forward)
     evaluated = evaluation_steps(config.steps, config.evaluations)
     own_rank = [] if processes.is_first else [processes.rank]  # each process drops other units
-    for batch in batches:
+    for batch in _batches_of(run, state.step, reads_area=reads_area):
         # Seeded at every step: a resumed run must drop the same units, and the sequence before it was never drawn.
         step_seed = mixed_seed(config.seed, _TRAINING, batch.step, *own_rank)
         # For a GPU that is not used yet, torch.manual_seed formats a traceback each time.
@@ -167,6 +146,39 @@ def train_network(run: Run, state: State) -> None:
         fault_point("step")
         if run.progress:
             run.progress(state.step, config.steps, {"loss": total_value, **run.shown})
+
+
+def _batches_of(run: Run, first: int, *, reads_area: bool) -> Iterator[Batch]:
+    """Return the batches of a run from a step on; `reads_area`: its objective reads the tissue area of the patches."""
+    # albumentations takes a second to import: commands that do not train must not wait for it.
+    from pathopatch.training.augment import Augmentation
+
+    config, data, augment = run.config, run.train, None
+    if rules := config.augmentation:
+        seed = mixed_seed(config.seed, _TRAINING)
+        augment = Augmentation(rules, seed=seed, is_rgb=data.is_rgb, has_mask=run.standardize.has_mask)
+    sizes = {"batch_per_class": config.batch_per_class, "steps": config.steps, "seed": config.seed}
+    sampler = run.method.batches(data.label, data.attribute, data.tissue_fraction, **sizes)
+    # Whole multiples of the processes in every cell, so that each process holds the same mixture of groups.
+    sampler = sampler.in_units(config.cell_unit or run.processes.world)
+    intervention = intervention_of(run.method, data, config)
+    if intervention is not None and reads_area:
+        raise InputUnsupportedError(
+            f"{config.method} penalises the area of patches as they are, and composed ones have another",
+            place="[train.composing] share",
+            remedy="leave it out",
+        )
+    return load_batches(
+        sampler,
+        data,
+        range(first, config.steps),  # a resumed run starts at the step of its checkpoint
+        n_attributes=gerne.cell_counts(data.label, data.attribute).shape[1],
+        intervention=intervention,
+        augment=augment,
+        standardize=run.standardize,
+        processes=run.processes,
+        loaders=config.loaders or (_LOADERS_ON_GPU if run.device.type == "cuda" else 1),
+    )
 
 
 def _area_terms(run: Run, batch: Batch, own_logits: Tensor, label: Tensor) -> dict[str, Tensor]:
@@ -284,7 +296,9 @@ def evaluate(run: Run, state: State) -> bool:
             answered=None if run.answered is None else run.answered[index],
         )
         run.shown.update({f"val_{name}": measures[name] for name in ("wga", "wga_at_zero", "gba")})
-    row = {"step": state.step, **state.losses.means()} | {f"val_{name}": measures.get(name) for name in _MEASURES}
+    row = {"step": state.step, **state.losses.means()} | {
+        f"val_{name}": measures.get(name) for name in VALIDATION_MEASURES
+    }
     state.history = [*state.history, row]
     rule = run.config.select
     new_score = [float(state.step)] if rule == "last" else score(measures, rule)

@@ -16,7 +16,7 @@ from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.interior import CropChoice
 from pathopatch.models.spec import BackboneSpec
 from pathopatch.training.dataset import PatchSet
-from pathopatch.training.selection import Standardizer, logits_of
+from pathopatch.training.selection import DecisionThreshold, Standardizer, choose_threshold, logits_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,18 +46,41 @@ class TrainingResult:
     compare: Callable[[PatchClassifier], None] | None = None
     largest_s: float | None = None  # of gerne on a frozen network: the bound, where it took the place of a larger s
 
-    def logits(
-        self, patches: PatchSet, index: NDArray[np.int64] | None = None, *, device: torch.device | None = None
-    ) -> NDArray[np.float64]:
-        """Return the logits (N, K) of patches, or of those at `index`; the default device is the processor."""
-        device = device or torch.device("cpu")
-        standardize = Standardizer(self.mean, self.std, device, has_mask=self.has_mask)
-        index = np.arange(len(patches)) if index is None else index
-        logits = logits_of(self.network.to(device), patches, index, standardize)
-        self.network.cpu()
-        return logits
+    def logits(self, patches: PatchSet) -> NDArray[np.float64]:
+        """Return the logits (N, K) of patches, computed on the processor."""
+        standardize = Standardizer(self.mean, self.std, torch.device("cpu"), has_mask=self.has_mask)
+        return logits_of(self.network, patches, np.arange(len(patches)), standardize)
 
     def margins(self, patches: PatchSet) -> NDArray[np.float64]:
         """Return z1 - z0 (N,) of patches: class 1 is above the decision threshold."""
         logits = self.logits(patches)
         return np.asarray(logits[:, 1] - logits[:, 0], dtype=np.float64)
+
+
+def finish(
+    network: nn.Module,
+    config: TrainConfig,
+    judged: tuple[NDArray[np.float64], PatchSet] | None,
+    *,
+    answered: NDArray[np.bool_] | None,
+    is_composed: bool = False,
+    **facts: Any,
+) -> TrainingResult:
+    """Return a trained network with the decision that its logits (N, K) of validation patches choose.
+
+    `judged` are these logits and patches; without them the decision is at 0. `facts` are further fields of the result.
+    """
+    decision = DecisionThreshold()
+    if judged is not None:
+        decision = choose_threshold(
+            *judged, tune_threshold=config.tune_threshold, sensitivity=config.sensitivity, answered=answered
+        )
+    return TrainingResult(
+        network=network.cpu().eval().requires_grad_(False),
+        decision_threshold=decision.threshold,
+        decision_chosen_for=decision.chosen_for,
+        temperature=decision.temperature,
+        validation=decision.validation | ({"is_composed": True} if is_composed else {}),
+        has_mask=config.mask != "none",
+        **facts,
+    )

@@ -81,7 +81,7 @@ def fit(work: Path, config: TrainConfig, *, progress: StepCallback | None = None
                 begin_run(folder)
             train, val = load_sets(work, groups, config)
             start = time.perf_counter()
-            checkpoints = CheckpointFolder(folder, fingerprint(stamp.to_dict()))
+            checkpoints = CheckpointFolder(folder, stamp)
             reader: dict[str, Any] = {}
             if config.frozen:
                 device, threads = config.device, config.threads
@@ -252,23 +252,6 @@ def _bundle_spec(
     """Return the description of the trained model."""
     source = train.source
     assert source is not None  # only patches without a slide have none, and a run without patches is refused
-    names = ["weight_decay", "threshold", "seed"]
-    if not config.is_solved:  # a head is solved without steps
-        names += ["optimizer", "learning_rate", "steps", "batch_per_class"]
-    names += ["invariance"] * bool(config.invariance)
-    parameters = {name: getattr(config, name) for name in names} | own_parameters(config)
-    if config.invariance:  # audit-model acquits such a model by labels alone
-        parameters["invariance_edits"] = {"area_and_kept": EDITS, "seed": "crc32 of the patch's name"}
-    if not config.frozen and str(config.pretrained) != "none":  # of a frozen network the backbone says it
-        is_file = str(config.pretrained) != "efficientnet-lite0"
-        parameters["pretrained"] = Path(config.pretrained).name + " (licence not known)" * is_file
-    if config.bins:
-        parameters |= config.model_dump(mode="json", include={"bins", "least_per_bin"})
-    if config.groups_from:
-        parameters |= config.model_dump(mode="json", include={"groups_from", "hard_share"})
-    if intervenes(method_of(config), config):
-        composing = config.composing.model_dump(mode="json", exclude_none=True)
-        parameters |= {f"composing_{name}": value for name, value in composing.items()}
     path = WorkFolder(work).audit
     audit = read_json(path) if path.is_file() else {}  # its verdict is for whoever uses the model elsewhere
     labels = label_names(groups) if result.n_classes == 2 else class_names(result.n_classes)
@@ -298,10 +281,32 @@ def _bundle_spec(
         decision_chosen_for=result.decision_chosen_for,
         temperature=result.temperature,
         method=config.method,
-        parameters=parameters,
+        parameters=_parameters(config),
         group_metrics=result.validation,
         data=summarize_data(groups, config, bins=bins, class_names=labels)
         | ({"audit": verdict_text(audit)} if "verdict" in audit else {}),
         training=dict(stamp.inputs) | {"config": stamp.config} | bundle_marks(work, groups),
         seen=None if source.encoder is not None else appearance_range(work, groups, train),
     )
+
+
+def _parameters(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings that a bundle states, by name."""
+    names = ["weight_decay", "threshold", "seed"]
+    if not config.is_solved:  # a head is solved without steps
+        names += ["optimizer", "learning_rate", "steps", "batch_per_class"]
+    names += ["invariance"] * bool(config.invariance)
+    parameters = {name: getattr(config, name) for name in names} | own_parameters(config)
+    if config.invariance:  # audit-model acquits such a model by labels alone
+        parameters["invariance_edits"] = {"area_and_kept": EDITS, "seed": "crc32 of the patch's name"}
+    if not config.frozen and str(config.pretrained) != "none":  # of a frozen network the backbone says it
+        is_file = str(config.pretrained) != "efficientnet-lite0"
+        parameters["pretrained"] = Path(config.pretrained).name + " (licence not known)" * is_file
+    if config.bins:
+        parameters |= config.model_dump(mode="json", include={"bins", "least_per_bin"})
+    if config.groups_from:
+        parameters |= config.model_dump(mode="json", include={"groups_from", "hard_share"})
+    if intervenes(method_of(config), config):
+        composing = config.composing.model_dump(mode="json", exclude_none=True)
+        parameters |= {f"composing_{name}": value for name, value in composing.items()}
+    return parameters

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from optuna.trial import create_trial
 
-from pathopatch.core.artefacts import fingerprint, made
+from pathopatch.core.artefacts import Stamp, fingerprint, made
 from pathopatch.core.config import TrainConfig, TuneConfig
 from pathopatch.core.errors import NonFiniteError
 from pathopatch.core.files import write_csv, write_json
@@ -132,8 +132,9 @@ class TrialRunner:
 
     def _checkpoints(self, number: int, settings: TrainConfig) -> CheckpointFolder:
         """Return where a trial keeps its checkpoint."""
-        identity = {"search": self.study.study_name, "trial": number, "settings": settings_of(settings)}
-        return CheckpointFolder(trial_folder(self.folder, number), fingerprint(identity))
+        inputs = {"search": self.study.study_name, "trial": str(number)}
+        stamp = Stamp(stage="tune", settings=settings_of(settings), inputs=inputs)
+        return CheckpointFolder(trial_folder(self.folder, number), stamp)
 
     def _run(self, number: int) -> None:
         """Run a trial and record it; hold its result if that is the best so far."""
@@ -149,7 +150,9 @@ class TrialRunner:
             if self._progress:
                 self._progress(len(finished) * total + step, self.search.trials * total, metrics)
 
-        attributes: dict[str, Any] = {NUMBER: number, **_searched_settings(settings)}
+        rates = settings.model_dump(include={"learning_rate", "weight_decay"})
+        attributes: dict[str, Any] = {NUMBER: number, "settings": rates | settings.gerne.model_dump()}
+        attributes |= {"s": settings.gerne.s} if extrapolates(settings.method) else {}
         result: TrainingResult | None = None
         value = 0.0
         try:
@@ -169,12 +172,3 @@ class TrialRunner:
         best = best_trial(finished_trials(self.study))
         if result is not None and best is not None and best.user_attrs[NUMBER] == number:
             self._best = (number, result)
-
-
-def _searched_settings(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings of a trial by name, and its s where the method searches that."""
-    rates = config.model_dump(include={"learning_rate", "weight_decay"})
-    attributes: dict[str, Any] = {"settings": rates | config.gerne.model_dump()}
-    if extrapolates(config.method):
-        attributes["s"] = config.gerne.s
-    return attributes

@@ -63,6 +63,7 @@ from pathlib import Path
 import pandas as pd, torch
 sys.path.insert(0, sys.argv[3])
 from made_patches import toy
+from pathopatch.core.artefacts import Stamp
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import PathopatchError
 from pathopatch.core.files import write_csv
@@ -84,7 +85,7 @@ for room in map(int, sys.argv[4].split(",")):
     run = out / f"run{room}"
     try:
         run.mkdir()
-        result = fit_arrays(train, val, config, checkpoints=CheckpointFolder(run, "f"))
+        result = fit_arrays(train, val, config, checkpoints=CheckpointFolder(run, Stamp(stage="f")))
         for number in range(100):
             write_csv(run / f"history{number}.csv", pd.DataFrame(list(result.history) * 1000))
         said[room] = "done"
@@ -95,7 +96,7 @@ for room in map(int, sys.argv[4].split(",")):
     (out / "filler").unlink()
     left = [str(path) for path in run.rglob("*") if ".tmp" in path.name]
     assert not left, left
-    resumed = fit_arrays(train, val, config, checkpoints=CheckpointFolder(run, "f"))
+    resumed = fit_arrays(train, val, config, checkpoints=CheckpointFolder(run, Stamp(stage="f")))
     for path in sorted(run.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
 print(json.dumps(said))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from fresh_process import FRESH
 
+from pathopatch.core.artefacts import Stamp
 from pathopatch.core.files import FAULT_VARIABLE
 
 STEPS = 4
@@ -35,7 +36,7 @@ def _train(folder: Path, name: str, fault: str) -> None:
         **SETTINGS, **METHODS[name],
     )  # fmt: skip
     train, val = toy([[20, 6], [6, 20]], seed=0), toy([[6, 6], [6, 6]], seed=1)
-    fitted = fit_arrays(train, val, config, checkpoints=CheckpointFolder(folder, "f"))
+    fitted = fit_arrays(train, val, config, checkpoints=CheckpointFolder(folder, Stamp(stage="f")))
     weights = hashlib.sha256()
     for key, value in sorted(fitted.network.state_dict().items()):
         weights.update(key.encode() + value.contiguous().numpy().tobytes())

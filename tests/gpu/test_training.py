@@ -10,6 +10,7 @@ import torch
 from gpu_device import ON_GPU
 from made_patches import toy, write_work
 
+from pathopatch.core.artefacts import Stamp
 from pathopatch.core.config import TrainConfig
 from pathopatch.debias.methods import NAMES
 from pathopatch.training.checkpoint import CheckpointFolder
@@ -77,7 +78,7 @@ def test_a_killed_and_resumed_run_ends_with_the_undisturbed_weights(device, tmp_
 
     patches = toy([[40, 8], [8, 40]], seed=0)
     settings = {**SMALL, "steps": 8, "evaluations": 4, "learning_rate": 3e-3, "device": device, "threads": 1}
-    config, checkpoints = TrainConfig(**settings), CheckpointFolder(tmp_path, "f")
+    config, checkpoints = TrainConfig(**settings), CheckpointFolder(tmp_path, Stamp(stage="f"))
     with pytest.raises(Killed):
         fit_arrays(patches, patches, config, checkpoints=checkpoints, progress=kill)
     resumed, undisturbed = fit_arrays(patches, patches, config, checkpoints=checkpoints), _train(patches, **settings)

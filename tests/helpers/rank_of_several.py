@@ -15,6 +15,7 @@ def train(rank: int, world: int, folder: Path, jobs: dict[str, dict]) -> None:
     """Join the others through a file and train every job together with them."""
     from made_patches import toy
 
+    from pathopatch.core.artefacts import Stamp
     from pathopatch.core.config import TrainConfig
     from pathopatch.core.errors import NonFiniteError
     from pathopatch.training.checkpoint import CheckpointFolder
@@ -27,7 +28,7 @@ def train(rank: int, world: int, folder: Path, jobs: dict[str, dict]) -> None:
     )
     patches, val = toy([[30, 8], [8, 30]], seed=0), toy([[150, 150], [150, 150]], seed=1)
     for name, settings in jobs.items():
-        checkpoints = CheckpointFolder(folder / name, "f")
+        checkpoints = CheckpointFolder(folder / name, Stamp(stage="f"))
         try:
             fitted = fit_arrays(patches, val, TrainConfig(**settings), checkpoints=checkpoints)
         except NonFiniteError as error:

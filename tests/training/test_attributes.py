@@ -15,7 +15,6 @@ from pathopatch.evaluation.compare import comparison
 from pathopatch.evaluation.evaluate import evaluate_run
 from pathopatch.groups import assign_groups
 from pathopatch.stages.study import run_study, study_runs
-from pathopatch.training.dataset import load_patches
 from pathopatch.training.run import fit, load_sets
 from pathopatch.training.tune import tune
 
@@ -58,10 +57,10 @@ def test_bins_rise():
 
 def test_patches_have_the_bin_that_their_fraction_says(tmp_path):
     groups = graded_work(tmp_path)
-    patches = load_patches(tmp_path, groups, input_px=8, splits=("train",), bins=CUTS)
+    patches, _ = load_sets(tmp_path, groups, small(bins=CUTS))
     np.testing.assert_array_equal(patches.attribute, np.digitize(patches.tissue_fraction, CUTS))
     with pytest.raises(InputMissingError, match=r"no bins cut at 0\.4; there are some at 0\.3,0\.6"):
-        load_patches(tmp_path, groups, input_px=8, splits=("train",), bins=(0.4,))
+        load_sets(tmp_path, groups, small(bins=(0.4,)))
 
 
 def test_small_bins_are_joined_alike_in_training_and_validation(tmp_path):

@@ -11,7 +11,7 @@ from pathopatch.core.errors import NonFiniteError
 from pathopatch.debias.gerne import cell_counts, extrapolated
 from pathopatch.debias.methods import method
 from pathopatch.debias.objectives import GroupDRO
-from pathopatch.training.convex import LogisticRegression, solve_method, solver_factor
+from pathopatch.training.convex import LogisticRegression, solve_method, solver_factor, write_head
 
 
 def _made(*, n=600, dim=12, classes=2, seed=0, dtype=np.float32):
@@ -172,6 +172,6 @@ def test_logits_of_two_classes_differ_by_the_head():
     x, label, _ = _made()
     regression, standard = _regression(x, label, penalty=0.01)
     head, layer = regression.solve(np.full(len(x), 1 / len(x))), torch.nn.Linear(12, 2)
-    head.apply_to(layer)
+    write_head(layer, *head.of_classes())
     logits = layer(torch.from_numpy(standard).float()).detach().numpy()
     np.testing.assert_allclose(logits[:, 1] - logits[:, 0], standard @ head.weight[0] + head.bias[0], atol=1e-4)

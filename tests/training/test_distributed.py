@@ -12,6 +12,7 @@ import torch
 from fresh_process import FRESH
 from made_patches import toy, write_work
 
+from pathopatch.core.artefacts import Stamp
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.debias.methods import NAMES, method
@@ -105,7 +106,7 @@ def test_a_nan_loss_stops_all_processes_and_names_the_whole_batch(two_jobs):
 
 
 def test_the_first_process_leaves_a_checkpoint_for_one_process(two_jobs):
-    assert read_checkpoint_header(CheckpointFolder(two_jobs / "groupdro", "f"))["step"] == 4
+    assert read_checkpoint_header(CheckpointFolder(two_jobs / "groupdro", Stamp(stage="f")))["step"] == 4
     assert [path.name for path in (two_jobs / "groupdro").iterdir()] == [CHECKPOINT]
 
 

@@ -16,7 +16,7 @@ from pathopatch.stages.groups import form_groups
 from pathopatch.stages.import_features import import_features
 from pathopatch.stages.train import recommended
 from pathopatch.training.dataset import load_features
-from pathopatch.training.run import cohort_settings
+from pathopatch.training.run import cohort_settings, load_sets
 
 
 def _imported(place):
@@ -43,7 +43,7 @@ def _groups(work):
 
 def test_each_patch_gets_the_row_of_its_own_file_in_any_order(work, imported):
     groups = _groups(work).sample(frac=1, random_state=0)
-    patches = load_features(work, groups, splits=("train", "test"), threshold=0.25)
+    patches = load_features(work, groups, splits=("train", "test"))
     assert patches.x.shape == (100, DIM, 1, 1)
     assert patches.x.dtype == np.float16
     for place in (0, 57):
@@ -55,7 +55,7 @@ def test_each_patch_gets_the_row_of_its_own_file_in_any_order(work, imported):
 
 def test_labels_and_attributes_are_those_of_the_groups(work):
     groups = _groups(work)
-    patches = load_features(work, groups, splits=("val",), threshold=0.25)
+    _, patches = load_sets(work, groups, cohort_settings(work, TrainConfig(threshold=0.25)))
     rows = groups.set_index("patch_id").loc[patches.patch_id]
     assert set(rows["split"]) == {"val"}
     np.testing.assert_array_equal(patches.label, rows["label"])

@@ -51,9 +51,9 @@ def _weights(folder):
 
 def _test_wga(work, run):
     model = load_model(work / "runs" / run.name / "model")
-    patches = load_features(work, read_table(WorkFolder(work).groups), splits=("test",), threshold=0.25)
+    patches = load_features(work, read_table(WorkFolder(work).groups), splits=("test",))
     logits = model.predict_logits(patches.x[:, :, 0, 0])
-    return metrics.worst_group_accuracy(logits.argmax(axis=1), patches.label, patches.attribute)
+    return metrics.worst_group_accuracy(logits.argmax(axis=1), patches.label, patches.tissue_fraction >= 0.25)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -130,7 +130,7 @@ def test_an_evaluation_holds_the_logits_of_the_head(work, model):
     folder, loaded = model
     out = evaluate_run(work, folder.parent.name)
     table = read_table(out / "predictions.parquet").set_index("patch_id")
-    patches = load_features(work, read_table(WorkFolder(work).groups), splits=("test",), threshold=0.25)
+    patches = load_features(work, read_table(WorkFolder(work).groups), splits=("test",))
     logits = loaded.predict_logits(patches.x[:, :, 0, 0])
     np.testing.assert_allclose(table.loc[patches.patch_id, "logit"], logits[:, 1] - logits[:, 0], atol=1e-5)
 

@@ -11,6 +11,7 @@ from made_patches import small_config, toy
 from safetensors.torch import load_file
 from torch import nn
 
+from pathopatch.core.artefacts import Stamp
 from pathopatch.core.errors import BetaOutOfBoundsError, GroupEmptyError, InputUnsupportedError, NonFiniteError
 from pathopatch.debias.methods import NAMES, Method
 from pathopatch.debias.samplers import UniformBatchSampler
@@ -27,6 +28,10 @@ _config = partial(small_config, steps=8, evaluations=4, learning_rate=3e-3)
 def _equal(one: nn.Module, other: nn.Module) -> bool:
     a, b = one.state_dict(), other.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def _kept_in(folder, **other):
+    return CheckpointFolder(folder, Stamp(**{"stage": "train", **other}))
 
 
 class _Killed(Exception):
@@ -57,7 +62,7 @@ def test_every_method_trains_and_the_same_seed_gives_the_same_weights(name):
     ],
 )
 def test_a_killed_and_resumed_run_equals_an_undisturbed_one_to_the_bit(tmp_path, changes):
-    config, folder = _config(**changes), CheckpointFolder(tmp_path, "f")
+    config, folder = _config(**changes), _kept_in(tmp_path)
     undisturbed = fit_arrays(TRAIN, VAL, config)
     for killed_after in (1, 5):  # by the second kill the run was resumed once already
         with pytest.raises(_Killed):
@@ -79,31 +84,27 @@ def test_a_resumed_run_drops_the_same_units_out(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[fit_arrays.__module__], "build_network", with_dropout)
     undisturbed = fit_arrays(TRAIN, VAL, _config())
     with pytest.raises(_Killed):
-        fit_arrays(TRAIN, VAL, _config(), checkpoints=CheckpointFolder(tmp_path, "f"), progress=_kill_after(5))
-    resumed = fit_arrays(TRAIN, VAL, _config(), checkpoints=CheckpointFolder(tmp_path, "f"))
+        fit_arrays(TRAIN, VAL, _config(), checkpoints=_kept_in(tmp_path), progress=_kill_after(5))
+    resumed = fit_arrays(TRAIN, VAL, _config(), checkpoints=_kept_in(tmp_path))
     assert resumed.history == undisturbed.history
     assert _equal(resumed.network, undisturbed.network)
 
 
-def test_a_checkpoint_of_other_settings_is_not_taken(tmp_path):
-    fit_arrays(TRAIN, VAL, _config(steps=4), checkpoints=CheckpointFolder(tmp_path, "a"))
+@pytest.mark.parametrize("other", [{"stage": "tune"}, {"package_version": "0.1"}])
+def test_a_checkpoint_of_other_settings_or_another_version_is_not_taken(tmp_path, other):
+    fit_arrays(TRAIN, VAL, _config(steps=4), checkpoints=_kept_in(tmp_path))
     steps = []
-    fit_arrays(
-        TRAIN,
-        VAL,
-        _config(steps=4),
-        checkpoints=CheckpointFolder(tmp_path, "b"),
-        progress=lambda s, t, m: steps.append(s),
-    )
+    again = _kept_in(tmp_path, **other)
+    fit_arrays(TRAIN, VAL, _config(steps=4), checkpoints=again, progress=lambda s, t, m: steps.append(s))
     assert steps == [1, 2, 3, 4]
 
 
 def test_a_damaged_checkpoint_costs_time_but_not_the_result(tmp_path):
     config = _config(steps=4)
-    whole = fit_arrays(TRAIN, VAL, config, checkpoints=CheckpointFolder(tmp_path, "a"))
+    whole = fit_arrays(TRAIN, VAL, config, checkpoints=_kept_in(tmp_path))
     path = tmp_path / CHECKPOINT
     path.write_bytes(path.read_bytes()[:-5])
-    assert _equal(fit_arrays(TRAIN, VAL, config, checkpoints=CheckpointFolder(tmp_path, "a")).network, whole.network)
+    assert _equal(fit_arrays(TRAIN, VAL, config, checkpoints=_kept_in(tmp_path)).network, whole.network)
 
 
 def test_training_leaves_torch_as_it_was():
@@ -157,8 +158,8 @@ class _Explodes(nn.Module):
 def test_an_infinite_loss_stops_the_run_and_keeps_the_good_checkpoint(tmp_path):
     method = Method(sampler=UniformBatchSampler, objective=lambda n: _Explodes())
     with pytest.raises(NonFiniteError, match=r"step 6, batch in nonfinite\.json"):
-        fit_arrays(TRAIN, VAL, _config(), method=method, checkpoints=CheckpointFolder(tmp_path, "f"))
-    assert read_checkpoint_header(CheckpointFolder(tmp_path, "f"))["step"] == 4  # evaluations at 2, 4, 6 and 8
+        fit_arrays(TRAIN, VAL, _config(), method=method, checkpoints=_kept_in(tmp_path))
+    assert read_checkpoint_header(_kept_in(tmp_path))["step"] == 4  # evaluations at 2, 4, 6 and 8
     written = json.loads((tmp_path / NONFINITE).read_text())
     indices = UniformBatchSampler(TRAIN.label, TRAIN.attribute, batch_per_class=4, steps=8, seed=0).batch(5)
     assert written["patch_ids"] == TRAIN.patch_id[indices].tolist()
@@ -183,14 +184,12 @@ def test_a_pixel_that_becomes_nan_stops_the_run_and_names_its_patch(tmp_path):
     met = next(step for step, indices in enumerate(batches) if 7 in indices)
     assert met > 0
     with pytest.raises(NonFiniteError, match=f"step {met + 1}, batch"):
-        fit_arrays(patches, VAL, config, checkpoints=CheckpointFolder(tmp_path, "f"))
+        fit_arrays(patches, VAL, config, checkpoints=_kept_in(tmp_path))
     written = json.loads((tmp_path / NONFINITE).read_text())
     assert written["patch_ids"] == TRAIN.patch_id[batches.batch(met)].tolist()
     assert written["of_nonfinite_loss"] == [TRAIN.patch_id[7]]
-    assert read_checkpoint_header(CheckpointFolder(tmp_path, "f"))["step"] == met
-    assert fit_arrays(
-        TRAIN, VAL, config, checkpoints=CheckpointFolder(tmp_path, "f")
-    ).history  # mended, it goes on from there
+    assert read_checkpoint_header(_kept_in(tmp_path))["step"] == met
+    assert fit_arrays(TRAIN, VAL, config, checkpoints=_kept_in(tmp_path)).history  # mended, it goes on from there
 
 
 @pytest.mark.fault("nonfinite")
@@ -201,7 +200,7 @@ def test_a_learning_rate_of_1e20_leaves_a_finite_checkpoint_or_none(tmp_path, op
             TRAIN,
             VAL,
             _config(learning_rate=1e20, optimizer=optimizer, evaluations=40),
-            checkpoints=CheckpointFolder(tmp_path, "f"),
+            checkpoints=_kept_in(tmp_path),
         )
     assert len(json.loads((tmp_path / NONFINITE).read_text())["patch_ids"]) == 8
     if (tmp_path / CHECKPOINT).exists():
@@ -212,7 +211,7 @@ def test_a_learning_rate_of_1e20_leaves_a_finite_checkpoint_or_none(tmp_path, op
 def test_no_checkpoint_holds_the_weights_of_an_absurd_learning_rate(tmp_path, evaluations):
     bad = _config(evaluations=evaluations, learning_rate=1e30, optimizer="sgd", method="erm")
     with pytest.raises(NonFiniteError):
-        fit_arrays(TRAIN, VAL, bad, checkpoints=CheckpointFolder(tmp_path, "g"))
+        fit_arrays(TRAIN, VAL, bad, checkpoints=_kept_in(tmp_path))
     assert not (tmp_path / CHECKPOINT).exists()
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from made_patches import toy
 
+from pathopatch.core.artefacts import Stamp
 from pathopatch.core.config import ComposingConfig, TrainConfig
 from pathopatch.core.errors import InputUnsupportedError, NoTissueError
 from pathopatch.core.mask_bits import pack_masks
@@ -148,8 +149,8 @@ def test_a_resumed_run_meets_the_same_composed_patches(name: str, tmp_path: Any)
     settings = config(method=name)
     undisturbed = fit_arrays(TRAIN, VAL, settings)
     with pytest.raises(Killed):
-        fit_arrays(TRAIN, VAL, settings, checkpoints=CheckpointFolder(tmp_path, "f"), progress=kill)
-    resumed = fit_arrays(TRAIN, VAL, settings, checkpoints=CheckpointFolder(tmp_path, "f"))
+        fit_arrays(TRAIN, VAL, settings, checkpoints=CheckpointFolder(tmp_path, Stamp(stage="f")), progress=kill)
+    resumed = fit_arrays(TRAIN, VAL, settings, checkpoints=CheckpointFolder(tmp_path, Stamp(stage="f")))
     assert all(map(torch.equal, weights(resumed), weights(undisturbed)))
     natural = fit_arrays(TRAIN, VAL, settings.model_copy(update={"composing": ComposingConfig()}))
     assert any(not torch.equal(a, b) for a, b in zip(weights(natural), weights(resumed), strict=True))
