@@ -434,9 +434,7 @@ def _stamp_of_arrays(path: Path) -> Any:
     content = path.read_bytes() if path.is_file() else b""
     if content[-_DIGEST_BYTES:] != hashlib.sha256(content[:-_DIGEST_BYTES]).digest():
         return None
-    text = str(np.load(BytesIO(content))["stamp"])
-    # Earlier versions wrote the fingerprint of the patches alone: those features are as good.
-    return json.loads(text) if text.startswith("{") else {"stage": "features", "inputs": {"patches": text}}
+    return json.loads(str(np.load(BytesIO(content))["stamp"]))
 
 
 def _stamp_of_tensors(path: Path) -> Any:
