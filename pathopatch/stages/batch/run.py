@@ -42,6 +42,7 @@ from pathopatch.core.task import HasSlideId, Outcome, Progress
 from pathopatch.core.text import WITHIN_SLIDE, pluralize
 from pathopatch.core.version import __version__
 from pathopatch.core.workers import WorkerDied, Workers
+from pathopatch.slides.slide_paths import split_fragment
 
 R = TypeVar("R")
 S = TypeVar("S", bound=HasSlideId)
@@ -121,9 +122,10 @@ def run_slides(
 ) -> list[Outcome]:
     """Do a stage's work on slides, by default in this process, and return the outcomes in the order of the rows.
 
-    A slide that another process is at comes after all others, and is waited for then: so two processes that are given
-    the same slides share them. A full disk ends the run: slides that it left undone have no outcome, and the message of
-    the one that found it tells their number.
+    The largest files come first, so that the last slide keeps nobody waiting for long. A slide that another process is
+    at comes after all others, and is waited for then: so two processes that are given the same slides share them. A
+    full disk ends the run: slides that it left undone have no outcome, and the message of the one that found it tells
+    their number.
 
     Parameters
     ----------
@@ -159,7 +161,7 @@ def run_slides(
         for row in rows:
             if row.slide_id in failures:
                 done(failed(row, failures[row.slide_id]))
-        ready = [row for row in rows if row.slide_id not in failures]
+        ready = _largest_first([row for row in rows if row.slide_id not in failures])
         for waits, part in ((False, ready), (True, taken)):
             for row, result in each_slide(partial(work, waits=waits), part, workers):
                 if result is None:
@@ -175,6 +177,23 @@ def run_slides(
                 done(replace(outcome, message=outcome.message + more))
                 return [outcomes[each.slide_id] for each in rows if each.slide_id in outcomes]
     return [outcomes[row.slide_id] for row in rows]
+
+
+def _largest_first(rows: Sequence[S]) -> list[S]:
+    """Return slides by the size of their files; rows without files, and of one size, keep their order."""
+    return sorted(rows, key=lambda row: -sum(map(_bytes_at, getattr(row, "sources", ()))))
+
+
+def _bytes_at(source: str) -> int:
+    """Return the size of a file, or of a folder's own files; 0 of what cannot be looked at, which is told later."""
+    path = Path(split_fragment(source).path)
+    try:
+        # A MIRAX file is small, and has its pixels in a folder of its name.
+        folders = [place for place in {path, path.with_suffix("")} if place.is_dir()]
+        files = [path, *(file for place in folders for file in place.iterdir())]
+        return sum(file.stat().st_size for file in files if file.is_file())
+    except (OSError, ValueError):
+        return 0
 
 
 def each_slide(

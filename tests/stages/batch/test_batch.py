@@ -21,6 +21,7 @@ from pathopatch.stages.batch.run import exit_code, run_slides, workers_for
 class Row:
     slide_id: str
     fault: str = ""
+    sources: tuple[str, ...] = ()
 
 
 def one(row: Row, progress: Within) -> Outcome:
@@ -55,6 +56,18 @@ def test_one_bad_slide_does_not_stop_the_others(tmp_path: Path, workers: int) ->
     assert {"a done", "b failed", "c failed", "d done"} <= set(seen)
     assert read_status(tmp_path, "b")["tile"]["code"] == "INPUT_CORRUPT"
     assert "ZeroDivisionError" in read_status(tmp_path, "c")["tile"]["trace"]
+
+
+def test_the_largest_files_come_first_and_results_stay_in_the_order_of_the_rows(tmp_path: Path) -> None:
+    for name, size in (("small.tif", 10), ("large.tif", 30), ("x.mrxs", 1), ("x/Data0001.dat", 50), ("s/1.dcm", 20)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(size))
+    files = {"a": "small.tif#page=1", "b": "gone.tif", "c": "large.tif", "d": "x.mrxs", "e": "s", "f": "small.tif"}
+    rows = [Row(name, sources=(str(tmp_path / file),)) for name, file in files.items()]
+    seen: list[str] = []
+    outcomes = run(tmp_path / "out", rows, 1, progress=lambda _what, _done, _total, note="": seen.append(note))
+    assert [outcome.slide_id for outcome in outcomes] == list("abcdef")
+    assert [note[0] for note in seen if note.endswith(" done")] == list("dceafb")
 
 
 def test_a_worker_that_dies_takes_down_its_own_slide_only(tmp_path: Path) -> None:
