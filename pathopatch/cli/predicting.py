@@ -58,12 +58,17 @@ def predict(
     summary: Annotated[
         Path | None, "JSON of what this run found, with a .txt beside it; print this text alone."
     ] = None,
+    part: Annotated[
+        str | None,
+        "3/20: the third of 20 parts of a manifest, into a folder of its own, for drives without shared locks.",
+    ] = None,
     config: ConfigFile = None,
     *,
     settings: Annotated[PredictConfig, Fields("max_bad_tiles deidentify area_correct device replace_changed")],
     batch: Batch,
 ) -> None:
     """Predict slides, a folder or a cohort: table, heatmap, overlay, and files for other viewers."""
+    from pathopatch.stages.batch.parts import part_of_manifest
     from pathopatch.stages.batch.run import exit_code
     from pathopatch.stages.batch.run_summary import RunSummary
     from pathopatch.stages.find_slides import features_to_predict, find_models
@@ -85,6 +90,8 @@ def predict(
             found = _find_slides(
                 sources, out, slide_id, deidentify=settings.deidentify, is_quiet=is_quiet, lists_rest=summary is None
             )
+            if part is not None:
+                found = replace(found, rows=part_of_manifest(sources, out, found.rows, part, dry=batch.dry_run))
             cohort, left_out = found.rows, found.left_out
             if batch.dry_run:
                 refuse(context, IN_DRY_RUN)
@@ -92,7 +99,7 @@ def predict(
                 show_plan(plan, batch.workers)
                 return
         else:
-            _require_features_alone(sources, slide_id, batch)
+            _require_features_alone(sources, slide_id, part, batch)
             cohort = features_to_predict(Path(sources[0]), slides=slides)
         with progress_bars(is_quiet) as progress:
             outcomes = predict_cohort(
@@ -128,7 +135,13 @@ def _what_to_predict(
 
 
 def _find_slides(
-    sources: list[str], out: Path, slide_id: str | None, *, deidentify: bool, is_quiet: bool, lists_rest: bool
+    sources: list[str],
+    out: Path,
+    slide_id: str | None,
+    *,
+    deidentify: bool,
+    is_quiet: bool,
+    lists_rest: bool,
 ) -> Cohort:
     """Return the slides that are named, de-identified ones by pseudonyms; `lists_rest` prints what is left out."""
     from pathopatch.stages.find_slides import find_cohort
@@ -145,8 +158,10 @@ def _find_slides(
     return replace(found, rows=list(pseudonyms.values()))
 
 
-def _require_features_alone(sources: list[str], slide_id: str | None, batch: BatchOptions) -> None:
+def _require_features_alone(sources: list[str], slide_id: str | None, part: str | None, batch: BatchOptions) -> None:
     """Refuse what a head on features does not take."""
+    if part is not None:
+        raise typer.BadParameter("features go without --part")
     if batch.dry_run:
         raise typer.BadParameter("a head on features goes without --dry-run")
     if slide_id is not None:
@@ -169,7 +184,9 @@ def _show_maps(out: Path, outcomes: list[Outcome], quiet: bool) -> None:
 def report(work: Work) -> None:
     """Write report/index.html from whatever is in a work folder; it opens without a network."""
     from pathopatch.report import write_report
+    from pathopatch.stages.batch.parts import read_parts
 
+    read_parts(work, is_whole=True)
     print(write_report(work))
 
 

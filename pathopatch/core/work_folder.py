@@ -67,6 +67,11 @@ class WorkFolder:
         return inside(self.root, "left-out.json")
 
     @property
+    def parts(self) -> Path:
+        """``parts/``: which parts of a divided cohort the folder holds."""
+        return inside(self.root, "parts")
+
+    @property
     def groups(self) -> Path:
         """``groups.parquet``: one row per patch, with split and groups."""
         return inside(self.root, "groups.parquet")

@@ -25,6 +25,7 @@ from pathopatch.core.status import FINISHED, TERMINAL_STATES, listed_status, sta
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.heatmaps.facts import SUMMARY
 from pathopatch.slides.slide_paths import split_fragment
+from pathopatch.stages.batch.parts import read_parts
 from pathopatch.stages.batch.run import exit_code_of, last_events
 from pathopatch.stages.batch.run_summary import files_of, is_ignored, read_ignored
 
@@ -86,6 +87,7 @@ class StatusSummary:
     table: pd.DataFrame  # a row a slide and stage; columns slide_id, stage, `_COLUMNS`
     counts: pd.DataFrame  # slides by stage (rows) and state (columns)
     slides: int  # in any stage, with those that are not begun
+    parts: str = ""  # which parts of a divided cohort these are
     outdated: tuple[str, ...] = ()  # what rests on tissue that was measured again since
 
     @property
@@ -102,7 +104,7 @@ class StatusSummary:
         rows = self.table[~self.table["state"].isin(hidden)]
         if len(rows):
             lines += [_columns(rows), ""]
-        lines.append(f"{self.slides:,} slides")
+        lines.append(f"{self.slides:,} slides" + (f", {self.parts}" if self.parts else ""))
         for stage, row in self.counts.iterrows():
             states = ", ".join(f"{count:,} {state}" for state, count in row.items() if count)
             patches = self.table.loc[self.table["stage"] == stage, "patches"].sum()
@@ -127,7 +129,7 @@ def status_summary(out: Path) -> StatusSummary:
         raise InputMissingError(
             "no slide was worked on here", place=str(out), remedy="name the folder of pathopatch tile or predict"
         )
-    listed = read_ignored(out)
+    listed, parts = read_ignored(out), read_parts(out)
     table["state"] = [
         _state(out, listed, *row) for row in table[["slide_id", "stage", "state", "code"]].itertuples(index=False)
     ]
@@ -135,10 +137,12 @@ def status_summary(out: Path) -> StatusSummary:
     counts = counts.reindex(columns=list(STATES), fill_value=0)
     slides = set(table["slide_id"])
     for stage, rows in table.groupby("stage"):
-        waiting = _not_begun(out, str(stage)) - set(rows["slide_id"])  # another process may have begun some
+        due = parts.slide_ids if stage == "predict" else frozenset()
+        waiting = (_not_begun(out, str(stage)) | due) - set(rows["slide_id"])  # another process may have begun some
         counts.loc[stage, "not begun"] = len(waiting)
         slides |= waiting
-    return StatusSummary(table=table, counts=counts, slides=len(slides), outdated=tuple(_outdated(out, table)))
+    outdated = tuple(_outdated(out, table))
+    return StatusSummary(table=table, counts=counts, slides=len(slides), parts=parts.text, outdated=outdated)
 
 
 def _state(out: Path, listed: Mapping[str, Any], slide_id: str, stage: str, state: str, code: str) -> str:
