@@ -74,15 +74,18 @@ def verify(
 
 
 def doctor(
+    out: Annotated[
+        Path | None, typer.Argument(help="Work folder, whose drive is asked whether it shares locks.", metavar="OUT")
+    ] = None,
     get_viewer: Annotated[bool, "First fetch the review page's viewer with npm, if it is missing."] = False,
 ) -> None:
     """Say what this machine has, what is missing, and how to get it."""
-    from pathopatch.stages.doctor import examine
+    from pathopatch.stages.doctor import examine, examine_locks
 
     if get_viewer:
         from pathopatch.review import viewer
 
         viewer.fetch()
 
-    for name, value, remedy in examine():
+    for name, value, remedy in [*examine(), *([] if out is None else examine_locks(out))]:
         print(f"--  {name}: {value}   get it: {remedy}" if remedy else f"ok  {name}: {value}")

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+import shlex
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import NamedTuple
 
-from pathopatch.core.errors import INSTALL_TRAINING
+from pathopatch.core.errors import INSTALL_TRAINING, InputMissingError
+from pathopatch.core.locks import folder_lock, is_locked
 from pathopatch.core.version import FOREIGN_REMEDY, __version__, foreign_distribution
+from pathopatch.core.workers import SPAWN
 from pathopatch.review import viewer
 
 _PACKAGES = (
@@ -64,6 +69,22 @@ def examine() -> list[Examined]:
     free = shutil.disk_usage(".").free / 2**30
     remedy = "free some space: a tiled cohort takes gigabytes" if free < 5 else ""
     return [*lines, Examined("free disk here", f"{free:.0f} GiB", remedy)]
+
+
+def examine_locks(out: Path) -> list[Examined]:
+    """Return whether two processes of this machine share the locks of a work folder, and how to ask of two nodes.
+
+    InputMissingError if there is no such folder; else as `folder_lock`.
+    """
+    if not out.is_dir():
+        raise InputMissingError(f"no folder {out}", place=str(out), remedy="make it, on the drive that is to be asked")
+    with folder_lock(out, "doctor"), ProcessPoolExecutor(1, mp_context=SPAWN) as other:
+        is_shared = other.submit(is_locked, out, "doctor").result()
+    value = "shared by processes of this machine" if is_shared else "not shared: each command may predict every slide"
+    remedy = "" if is_shared else "another drive, or predict --part, each part into a folder of its own"
+    test = shlex.quote(str(out / "lock-test"))
+    ask = f"srun -N 2 -n 2 flock -n {test} sleep 5 && echo not shared"
+    return [Examined("locks", value, remedy), Examined("locks across nodes", f"ask by: {ask}")]
 
 
 def _compute() -> list[Examined]:

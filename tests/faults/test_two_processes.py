@@ -24,13 +24,14 @@ from made_model import write_model
 
 from pathopatch.core import status as statuses
 from pathopatch.core.config import PredictConfig, TileConfig
-from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.locks import SLOTS, folder_lock, is_locked, slide_lock, sole_command
 from pathopatch.core.status import read_status, update_status
 from pathopatch.core.task import Outcome
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.run import run_slides
 from pathopatch.stages.clean import find
+from pathopatch.stages.doctor import examine_locks
 from pathopatch.stages.predict import open_model, predict_cohort, predict_one
 from pathopatch.stages.tile import tile_cohort, tile_one
 
@@ -107,6 +108,15 @@ def test_a_slide_that_another_is_at_is_left_alone_until_that_ends(
         assert read_status(tmp_path / "out", "s0") == {}
     second.join(60)
     assert [outcome.state for outcome in outcomes] == ["done"]
+
+
+def test_doctor_asks_two_processes_whether_a_drive_shares_locks(tmp_path: Path) -> None:
+    locks, across = examine_locks(tmp_path)
+    assert (locks.value, locks.remedy) == ("shared by processes of this machine", "")
+    assert f"flock -n {tmp_path}/lock-test" in across.value
+    with pytest.raises(InputMissingError, match="no folder"):
+        examine_locks(tmp_path / "typo")
+    assert not (tmp_path / "typo").exists()
 
 
 @pytest.mark.parametrize("stage", STAGES)
