@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pathopatch.cli.options import Batch, ConfigFile, Fields, Quiet, SlideId, SlideMpp, Work, refuse, refuse_limits
-from pathopatch.cli.output import finish, progress_bars, say, say_left_out, set_interrupt_note, show_plan
+from pathopatch.cli.output import finish, progress_bars, say, say_left_out, say_warnings, set_interrupt_note, show_plan
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
@@ -66,15 +66,15 @@ def predict(
     """Predict slides, a folder or a cohort: table, heatmap, overlay, and files for other viewers."""
     from pathopatch.stages.batch.run import exit_code
     from pathopatch.stages.batch.run_summary import RunSummary
-    from pathopatch.stages.find_slides import features_to_predict, find_cohort, find_models
-    from pathopatch.stages.predict import open_model, predict_cohort, predict_plan, slow_model_notes
+    from pathopatch.stages.find_slides import features_to_predict, find_cohort
+    from pathopatch.stages.predict import named, open_model, predict_cohort, predict_plan, slow_model_notes
 
     sources, models, out = _what_to_predict(source, model, out, example=example, example_model=example_model)
     if summary is not None and (settings.deidentify or batch.dry_run or summary.suffix != ".json"):
         raise typer.BadParameter("--summary takes a .json, and goes without --dry-run and --deidentify: it names files")
     is_quiet = batch.quiet or summary is not None
     with nullcontext() if summary is None else RunSummary(summary, out) as record:
-        opened = open_model(find_models(models), settings)  # before every file of a large folder is opened
+        opened = open_model(models, settings)  # before every file of a large folder is opened
         is_head = opened.spec.encoder is not None
         if slides is not None and not is_head:
             raise typer.BadParameter("--slides goes with features; slides to predict are named in place of it")
@@ -94,13 +94,14 @@ def predict(
             with progress_bars(is_quiet) as progress:
                 found = find_cohort(sources, out=out, slide_id=slide_id, progress=progress)
             left_out, cohort = found.left_out, found.rows
-            if summary is None:
+            if record is None:
                 say_left_out(left_out)
+                say_warnings(found.moved.items())
+            else:
+                record.moved = found.moved
             if settings.deidentify:
-                pseudonyms = found.pseudonyms()
-                cohort = list(pseudonyms.values())
-                for slide_id, row in pseudonyms.items():
-                    say(f"{slide_id} is {row.slide_id}")  # on the screen alone
+                for row, renamed in zip(found.rows, named(found.rows, settings), strict=True):
+                    say(f"{row.slide_id} is {renamed.slide_id}")  # on the screen alone
             if batch.dry_run:
                 refuse_limits(context)
                 plan = predict_plan(cohort, opened, out, settings, batch, slide_mpp=slide_mpp)

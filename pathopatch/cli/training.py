@@ -199,7 +199,6 @@ def audit_model(
     """
     from pathopatch.stages import audit_model as stage
     from pathopatch.stages.area_samples import find_sources
-    from pathopatch.stages.find_slides import find_models
 
     named = list(what or ())
     of_pack, of_answers = ("images", "seed", "patch_px", "mpp"), ("answers_are", "score", "yes", "decision")
@@ -210,7 +209,7 @@ def audit_model(
         with progress_bars(quiet) as progress:
             sources = find_sources(named[1:], out=out, distinct_patients=splits.distinct_patients, progress=progress)
             result = stage.audit_model(
-                find_models([Path(named[0])]),
+                [Path(named[0])],
                 sources,
                 out,
                 settings,
