@@ -105,8 +105,9 @@ def write_prediction(
     slide_id = source.slide_id
     if not valid_slide_id(slide_id):
         raise InputUnsupportedError(f"{slide_id!r} is no slide id", place="slide_id", remedy=ID_REMEDY)
-    own = {"source": source.source, "patient_id": patient_id, "file_times": file_times(source.source)}
-    about = {} if config.deidentify else own | {"content": source_content(source.source)}
+    files = [source.source] if isinstance(source.source, str) else list(source.source.values())
+    own = {"source": source.source, "patient_id": patient_id, "file_times": file_times(files)}
+    about = {} if config.deidentify else own | {"content": source_content(files)}
     folder, table_path = WorkFolder(out).heatmap(slide_id), WorkFolder(out).predictions(slide_id)
     damaged: list[str] = []
 

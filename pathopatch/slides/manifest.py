@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -441,28 +441,30 @@ def pseudonymize(rows: Sequence[SlideRow]) -> list[SlideRow]:
 
 
 def pseudonym(row: SlideRow) -> str:
-    """Return a slide's name made of its `source_content`."""
-    # The error itself is reported when the slide is opened; until then it needs a name.
-    content = source_content(row.source)
-    return f"slide-{content[:_DIGITS]}" if content else f"slide-of-row-{row.row}"
-
-
-def source_content(source: str | Mapping[str, str]) -> str:
-    """Return a fingerprint of a slide's files, their channels, and pages or planes; "" if one cannot be read."""
-    parts = {}
-    with suppress(PathopatchError, OSError):
-        for channel, text in ({"": source} if isinstance(source, str) else source).items():
+    """Return a slide's name made of its files' content, their channels, and pages or planes."""
+    sources = row.source if isinstance(row.source, dict) else {"": row.source}
+    try:
+        parts = {}
+        for channel, text in sources.items():
             fragment = Fragment(text) if Path(text).exists() else split_fragment(text)
             # Only what is chosen: a choice that a later version adds must not rename the slides of this one.
             chosen = {name: value for name, value in asdict(fragment).items() if name != "path" and value is not None}
             parts[channel] = [fingerprint_file(Path(fragment.path)), chosen]
-        return fingerprint(parts)
+    except (PathopatchError, OSError):
+        # The error itself is reported when the slide is opened; until then it needs a name.
+        return f"slide-of-row-{row.row}"
+    return f"slide-{fingerprint(parts)[:_DIGITS]}"
+
+
+def source_content(sources: Iterable[str]) -> str:
+    """Return a fingerprint of a slide's files, whatever their order and their channels; "" if one cannot be read."""
+    with suppress(PathopatchError, OSError):
+        return fingerprint(sorted({fingerprint_file(file_of(text)) for text in sources}))
     return ""
 
 
-def file_times(source: str | Mapping[str, str]) -> list[list[int]]:
+def file_times(sources: Iterable[str]) -> list[list[int]]:
     """Return [bytes, time of the last change in ns] of each file of a slide; [] if one is not there."""
-    files = map(file_of, [source] if isinstance(source, str) else source.values())
     with suppress(OSError):
-        return [[state.st_size, state.st_mtime_ns] for state in map(Path.stat, files)]
+        return [[state.st_size, state.st_mtime_ns] for state in map(Path.stat, map(file_of, sources))]
     return []

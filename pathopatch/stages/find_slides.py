@@ -78,8 +78,8 @@ class _GivenIds:
 
     def of(self, rows: Sequence[SlideRow]) -> KnownIds:
         """Return the ids of rows, and note in `moved` which slides lie elsewhere now."""
-        by_places = {frozenset(map(os.path.abspath, files)): name for name, files in self._files.items()}
-        found = [(row, by_places.get(frozenset(map(os.path.abspath, row.sources)))) for row in rows]
+        by_place = {_place(files): name for name, files in self._files.items()}
+        found = [(row, by_place.get(_place(row.sources))) for row in rows]
         self._row_of = {name: row for row, name in found if name is not None}
         waiting = [row for row, name in found if name is None]
         for row in waiting:
@@ -94,10 +94,10 @@ class _GivenIds:
 
     def _with_content(self, row: SlideRow) -> str:
         """Return the id of the slide of a row's content, of one that failed of its size and time; "" of none."""
-        times = file_times(row.source)
+        times = file_times(row.sources)
         if not times or not self._bytes.issuperset(size for size, _ in times):  # only a file of known size is read
             return ""
-        return self._by_mark.get(str(times)) or self._by_mark.get(source_content(row.source), "")
+        return self._by_mark.get(str(times)) or self._by_mark.get(source_content(row.sources), "")
 
     def require_folders(self, paths: Sequence[Path], rows: Sequence[SlideRow] = ()) -> None:
         """Raise InputMissingError for a folder that is gone, or that held slides of which none is among the rows."""
@@ -109,6 +109,11 @@ class _GivenIds:
             if is_empty or not (path.exists() or path.name.lower().endswith(SLIDE_SUFFIXES)):
                 what = f"no slide here, where {pluralize(lost, 'slide')} lay" if lost else "no file or folder here"
                 raise InputMissingError(what, place=str(path), remedy="mount its drive, or leave it out")
+
+
+def _place(files: Sequence[str]) -> frozenset[str]:
+    """Return where a slide lies, without the planes of a file that were put in the order of a model."""
+    return frozenset(map(os.path.abspath, map(file_of, files) if len(files) > 1 else files))
 
 
 ToPredict = Sequence[SlideRow] | Sequence["SlideFeaturesRow"]

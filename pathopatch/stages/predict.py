@@ -232,7 +232,7 @@ def _features(
 def _about(row: SlideRow | SlideFeaturesRow) -> dict[str, Any]:
     """Return what the status of a slide that failed keeps, for the cohort's tables and to see whether it is gone."""
     # Their content is not read: the drive may be what failed.
-    files = {"files": list(row.sources), "file_times": file_times(row.source)} if isinstance(row, SlideRow) else {}
+    files = {"files": list(row.sources), "file_times": file_times(row.sources)} if isinstance(row, SlideRow) else {}
     return {"patient_id": row.patient_id, **files}
 
 

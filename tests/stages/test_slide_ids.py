@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,16 @@ from typing import Any
 import made_slides as made
 import numpy as np
 import pytest
-from made_model import write_model
+from made_model import made_spec, write_model
 
 from pathopatch.core.status import read_status, slide_ids, update_status
 from pathopatch.groups.decisions.decision import Decision
+from pathopatch.models.bundle import save_bundle
+from pathopatch.models.networks import build_network
 from pathopatch.review.reviewed_cohort import open_review
 
 Said = Callable[..., Any]
+Night = Callable[..., tuple[dict[str, Any], Any]]
 
 
 def scan(path: Path, seed: int, *, share: float = 1.0) -> None:
@@ -36,7 +40,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def night(root: Path, said: Said) -> Callable[..., tuple[dict[str, Any], Any]]:
+def night(root: Path, said: Said) -> Night:
     """Return a function that predicts folders as at night, and asks `status`, which must end alike."""
 
     def run(*sources: Path, code: int = 0, status: int | None = None) -> tuple[dict[str, Any], Any]:
@@ -65,9 +69,7 @@ def verdict(slide_id: str, *, decide: bool = False) -> tuple[str, bool]:
         return row.verdict, row.fingerprint != mark
 
 
-def test_ten_nights_of_namesakes_copies_moves_and_a_drive_that_goes(
-    root: Path, night: Callable[..., tuple[dict[str, Any], Any]], said: Said
-) -> None:
+def test_ten_nights_of_namesakes_copies_moves_and_a_drive_that_goes(root: Path, night: Night, said: Said) -> None:
     s, t = root / "s", root / "t"
     scan(s / "x.tif", 1)
     scan(s / "y.tif", 2)
@@ -159,6 +161,17 @@ def test_status_says_of_changed_files_and_models_what_predict_says(root: Path, s
     (s / "a.tif").write_bytes(first)
     (root / "other.toml").write_text("[predict]\nall_patches = true\n")
     assert "2 STALE_ARTEFACT" in both(1, "--config", "other.toml", before=0)
+
+
+def test_an_id_stays_where_a_model_has_the_channels_in_another_order(root: Path, night: Night) -> None:
+    shutil.rmtree(root / "model")
+    spec = made_spec(channels=("B", "G", "R"), background="bright")
+    save_bundle(root / "model", build_network("small-groupnorm", 3), spec)
+    scan(root / "s/x.tif", 1)
+    assert night(root / "s")[0]["new"] == {"x": "done"}
+    assert night(root / "s")[0]["unchanged"] == 1
+    (root / "s/x.tif").rename(root / "s/y.tif")
+    assert list(night(root / "s")[0]["changed"]) == ["x"]
 
 
 @pytest.mark.parametrize("back", [True, False])

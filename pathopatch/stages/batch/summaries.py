@@ -158,9 +158,10 @@ def _failure(entry: Mapping[str, Any], refused: Mapping[str, Any], *, check: boo
     """
     known = refused or {"code": StaleArtefactError.code, "message": CHANGED}
     code, message = (str(known.get(name, "")) for name in ("code", "message"))
-    source, now = entry.get("source", ""), file_times(entry.get("source", ""))
+    files = files_of(entry)
+    now = file_times(files)
     is_asked = "content" in entry and now and (check or now != entry.get("file_times"))
-    is_changed = is_asked and source_content(source) != entry["content"]
+    is_changed = is_asked and source_content(files) != entry["content"]
     # What the last run found in the file is there no more; another model or setting still is another one.
     is_of_file = code.startswith("INPUT_") or CHANGED in message
     return {"state": "failed", "code": code, "message": message} if is_changed or not is_of_file else {}
