@@ -26,7 +26,7 @@ from pathopatch.core.config import GroupsConfig, PredictConfig, StudyConfig, Til
 from pathopatch.demo.quick import TRAIN, run_quick
 from pathopatch.demo.slides import CHANNELS, CohortSpec, make_cohort
 from pathopatch.slides.composite import Picture, compose
-from pathopatch.stages.find_slides import slides_to_predict
+from pathopatch.stages.find_slides import find_cohort
 from pathopatch.stages.predict import predict_cohort
 from pathopatch.stages.study import run_study
 
@@ -59,7 +59,7 @@ def main(work: Path) -> None:
         train=TRAIN.model_copy(update={"steps": 500, "input_px": 48}),
     )
     run_study(study)
-    rows = [row for row in slides_to_predict(str(work / "cohort" / "manifest.csv")) if row.split == "test"]
+    rows = [row for row in find_cohort([str(work / "cohort" / "manifest.csv")]).rows if row.split == "test"]
     predict_cohort(rows, work / "runs" / RUN / "model", work / "predicted", PredictConfig())
     IMAGES.mkdir(exist_ok=True)
     draw_repair(work)

@@ -7,7 +7,6 @@ import secrets
 import shlex
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from pathopatch.cli.options import IN_DRY_RUN, Batch, ConfigFile, Fields, Quiet, SlideId, SlideMpp, Work, refuse
-from pathopatch.cli.output import finish, progress_bars, say, say_left_out, set_interrupt_note, show_plan
+from pathopatch.cli.output import finish, progress_bars, say, say_left_out, say_warnings, set_interrupt_note, show_plan
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from pathopatch.core.task import Outcome
     from pathopatch.review.decisions import DecisionLog
     from pathopatch.review.security import Access, Guard
+    from pathopatch.stages.batch.run_summary import RunSummary
     from pathopatch.stages.find_slides import Cohort, ToPredict
 
 
@@ -71,15 +71,15 @@ def predict(
     from pathopatch.stages.batch.parts import part_of_manifest
     from pathopatch.stages.batch.run import exit_code
     from pathopatch.stages.batch.run_summary import RunSummary
-    from pathopatch.stages.find_slides import features_to_predict, find_models
-    from pathopatch.stages.predict import open_model, predict_cohort, predict_plan, slow_model_notes
+    from pathopatch.stages.find_slides import features_to_predict
+    from pathopatch.stages.predict import named, open_model, predict_cohort, predict_plan, slow_model_notes
 
     sources, models, out = _what_to_predict(source, model, out, example=example, example_model=example_model)
     if summary is not None and (settings.deidentify or batch.dry_run or summary.suffix != ".json"):
         raise typer.BadParameter("--summary takes a .json, and goes without --dry-run and --deidentify: it names files")
     is_quiet = batch.quiet or summary is not None
     with nullcontext() if summary is None else RunSummary(summary, out) as record:
-        opened = open_model(find_models(models), settings)  # before every file of a large folder is opened
+        opened = open_model(models, settings)  # before every file of a large folder is opened
         cohort: ToPredict
         left_out: tuple[LeftOut, ...] = ()
         if opened.spec.encoder is None:
@@ -87,12 +87,14 @@ def predict(
                 raise typer.BadParameter("--slides goes with features; slides to predict are named in place of it")
             for note in slow_model_notes(opened, settings):
                 say(note)
-            found = _find_slides(
-                sources, out, slide_id, deidentify=settings.deidentify, is_quiet=is_quiet, lists_rest=summary is None
-            )
-            if part is not None:
-                found = replace(found, rows=part_of_manifest(sources, out, found.rows, part, dry=batch.dry_run))
+            found = _find_slides(sources, out, slide_id, is_quiet=is_quiet, record=record)
             cohort, left_out = found.rows, found.left_out
+            if part is not None:
+                names = None if batch.dry_run else partial(named, config=settings)
+                cohort = part_of_manifest(sources, out, cohort, part, names)
+            if settings.deidentify:
+                for row, renamed in zip(cohort, named(cohort, settings), strict=True):
+                    say(f"{row.slide_id} is {renamed.slide_id}")  # on the screen alone
             if batch.dry_run:
                 refuse(context, IN_DRY_RUN)
                 plan = predict_plan(cohort, opened, out, settings, batch, slide_mpp=slide_mpp)
@@ -135,27 +137,19 @@ def _what_to_predict(
 
 
 def _find_slides(
-    sources: list[str],
-    out: Path,
-    slide_id: str | None,
-    *,
-    deidentify: bool,
-    is_quiet: bool,
-    lists_rest: bool,
+    sources: list[str], out: Path, slide_id: str | None, *, is_quiet: bool, record: RunSummary | None
 ) -> Cohort:
-    """Return the slides that are named, de-identified ones by pseudonyms; `lists_rest` prints what is left out."""
+    """Return the slides that are named; what is left out, and what has moved, is printed or recorded."""
     from pathopatch.stages.find_slides import find_cohort
 
     with progress_bars(is_quiet) as progress:
         found = find_cohort(sources, out=out, slide_id=slide_id, progress=progress)
-    if lists_rest:
+    if record is None:
         say_left_out(found.left_out)
-    if not deidentify:
-        return found
-    pseudonyms = found.pseudonyms()
-    for name, row in pseudonyms.items():
-        say(f"{name} is {row.slide_id}")  # on the screen alone
-    return replace(found, rows=list(pseudonyms.values()))
+        say_warnings(found.moved.items())
+    else:
+        record.moved = found.moved
+    return found
 
 
 def _require_features_alone(sources: list[str], slide_id: str | None, part: str | None, batch: BatchOptions) -> None:

@@ -144,7 +144,7 @@ def info(
     from pathopatch.stages.find_slides import slides_to_predict
     from pathopatch.stages.info import describe_row
 
-    (row,) = slides_to_predict(source, slide_id=slide_id, is_slide=True)
+    (row,) = slides_to_predict(source, slide_id=slide_id)
     if background not in (None, "auto"):  # as the manifest's column says it, so that `check` says the same
         row = replace(row, background=background)
     picture = Path(f"{row.slide_id}-info.png") if out is None else out

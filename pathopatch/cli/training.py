@@ -184,7 +184,6 @@ def audit_model(
     """
     from pathopatch.stages import audit_model as stage
     from pathopatch.stages import pack as packs
-    from pathopatch.stages.find_slides import find_models
 
     named = list(what or ())
     refuse(context, _AUDIT_MODEL_REFUSES["MODEL" if pack is None else "--pack" if answers is None else "--answers"])
@@ -192,7 +191,7 @@ def audit_model(
         if len(named) < 2 or out is None:
             raise typer.BadParameter("give MODEL, SLIDES and --out; or --pack for what cannot be loaded")
         options: dict[str, Any] = {"per_slide": per_slide, "slide_mpp": slide_mpp, "record": record, "force": force}
-        ask = partial(stage.audit_model, find_models([Path(named[0])]), out=out, config=settings, **options)
+        ask = partial(stage.audit_model, [Path(named[0])], out=out, config=settings, **options)
         result = _find_and_ask(ask, named[1:], out, splits, quiet)
     elif answers is None:
         if not quiet:

@@ -18,6 +18,7 @@ def status(
         str | None, "List the failure of this slide in ignore.csv: it spoils no exit code any more."
     ] = None,
     why: Annotated[str | None, "With --ignore: the reason."] = None,
+    check: Annotated[bool, "Read every predicted slide's file, not only where size or time differ."] = False,
     quiet: Annotated[bool, "The exit code only."] = False,
 ) -> None:
     """Say what became of the slides: their states, and the error of each that failed; exit 3 if some did."""
@@ -30,7 +31,7 @@ def status(
 
         ignore_failure(out, ignore, why)
         return
-    summary = status_summary(out)
+    summary = status_summary(out, check=check)
     if not quiet:
         print(summary.text(all_slides=slides))
     if summary.exit_code:

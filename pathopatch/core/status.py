@@ -6,7 +6,7 @@ Every file is written under the folder's status lock, by rename.
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,16 +116,17 @@ def slide_ids(out: Path) -> list[str]:
     return sorted(path.stem for path in (out / FOLDER).glob("*.json"))
 
 
-def status_table(out: Path, columns: Sequence[str] = ("state", "code")) -> pd.DataFrame:
+def status_table(out: Path, columns: Sequence[str], told: Callable[..., Any] = lambda *of: of[-1]) -> pd.DataFrame:
     """Return what the statuses of a work folder say, a row for each slide and stage, in the order of ids and stages.
 
     `columns` are the values of each entry that are wanted beside slide_id and stage; those of ``counts`` and
-    ``summary`` go by their own names. They are missing where an entry has no such thing.
+    ``summary`` go by their own names. They are missing where an entry has no such thing. `told` is called
+    with slide id, stage and entry, and returns the entry to take.
     """
     import pandas as pd
 
     rows = [
-        {**_flat(entry), "slide_id": slide_id, "stage": stage}
+        {**_flat(told(slide_id, stage, entry)), "slide_id": slide_id, "stage": stage}
         for slide_id in slide_ids(out)
         for stage, entry in sorted(listed_status(out, slide_id).items())
     ]

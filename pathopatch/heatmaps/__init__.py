@@ -8,5 +8,8 @@ without torch.
 FACTS = "heatmap.json"
 """File in a heatmap's folder: geometry, intensity windows, threshold, counts, stamp."""
 
+CHANGED = "the slide's file changed since it was predicted"
+"""The error of a slide with another content than its heatmap was made of."""
+
 FLAGS = ("low_tissue", "saturated", "blurred", "out_of_range", "near_threshold", "uncertain")
 """Reasons for a second look at a prediction; each is a column ``flag_<reason>`` of the predictions."""

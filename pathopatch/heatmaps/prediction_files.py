@@ -35,7 +35,7 @@ from pathopatch.core.status import FINISHED, SlideStatus, read_status
 from pathopatch.core.task import Outcome
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.features.source import FromFeatures
-from pathopatch.heatmaps import FACTS
+from pathopatch.heatmaps import CHANGED, FACTS
 from pathopatch.heatmaps.colors import ground_of
 from pathopatch.heatmaps.facts import (
     CSV,
@@ -71,6 +71,7 @@ from pathopatch.patches.analysis import read_level
 from pathopatch.patches.picture import write_png
 from pathopatch.patches.source import FromSlide
 from pathopatch.slides.composite import Picture, compose, shrunk
+from pathopatch.slides.manifest import file_times, source_content
 from pathopatch.slides.slide_paths import ID_REMEDY, valid_slide_id
 
 STAGE = "predict"
@@ -111,7 +112,9 @@ def write_prediction(
     slide_id = source.slide_id
     if not valid_slide_id(slide_id):
         raise InputUnsupportedError(f"{slide_id!r} is no slide id", place="slide_id", remedy=ID_REMEDY)
-    about = {} if config.deidentify else {"source": source.source, "patient_id": patient_id}
+    files = [source.source] if isinstance(source.source, str) else list(source.source.values())
+    own = {"source": source.source, "patient_id": patient_id, "file_times": file_times(files)}
+    about = {} if config.deidentify else own | {"content": source_content(files)}
     folder, table_path = WorkFolder(out).heatmap(slide_id), WorkFolder(out).predictions(slide_id)
     damaged: list[str] = []
 
@@ -215,7 +218,7 @@ def _refuse_other_slide(
     if len(changes := stamp.differences(existing)) > 1 or replace_changed:
         return len(changes) == 1
     raise StaleArtefactError(
-        f"the slide's file changed since it was predicted: {changes[0]}",
+        f"{CHANGED}: {changes[0]}",
         place=str(facts_path),
         remedy="use --replace-changed to predict it again, or give the new file a name of its own",
     )

@@ -18,6 +18,7 @@ from pathopatch.models.bundle import (
     GRAPH,
     INTO_BUNDLE,
     WEIGHTS,
+    bundle_folder,
     checked_bundle,
     first_of,
     incompatible,
@@ -162,8 +163,8 @@ class Model:
 
     @classmethod
     def of(cls, folders: Path | str | Sequence[Path | str], *, area_correct: AreaCorrection = "none") -> Model:
-        """Check bundles, before any network is built; raises as `load_ensemble`."""
-        paths = tuple(map(Path, [folders] if isinstance(folders, Path | str) else folders))
+        """Check bundles, or those of training runs, before any network is built; raises as `load_ensemble`."""
+        paths = tuple(bundle_folder(Path(each)) for each in ([folders] if isinstance(folders, Path | str) else folders))
         if not paths:
             raise InputUnsupportedError("no model is named", place="--model", remedy="name at least one bundle")
         specs, shapes = zip(*map(checked_bundle, paths), strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ _NO_PATIENTS = {
     "normal", "benign", "malignant", "masks", "annotations", "svs", "ndpi", "mrxs", "tif", "tiff", "dicom", "he", "h&e",
 }  # fmt: skip
 """Names of folders that hold several patients."""
+KnownIds = tuple[Mapping[int, str], Collection[str]]
+"""Ids that rows have already, by their numbers, and the `id_key` of each id that no other row may have."""
 _MOST_SLIDES = 10  # of a patient, in the mean; folders of more are rather scanners, stains or batches
 
 
@@ -96,6 +98,7 @@ def discover(
     pattern: str | None = None,
     skipped: Collection[Path] = (),
     from_dicom: bool = False,
+    known: Callable[[Sequence[SlideRow]], KnownIds] = lambda _: ({}, ()),
     progress: Progress | None = None,
 ) -> Discovery:
     """Find the slides among files and below folders, by their content; a slide that cannot be opened is among them.
@@ -103,7 +106,7 @@ def discover(
     Files of one channel are one slide where their names, or their folders' names, differ in the channel alone. A
     `pattern` such as ``{slide}_{channel}.tif`` takes the place of the channels known by name; it may hold ``{patient}``
     too. A malformed one is an InputUnsupportedError. Folders that are `skipped` are not entered. `from_dicom` takes the
-    ids of patients and slides from DICOM files that state them.
+    ids of patients and slides from DICOM files that state them. `known` returns the `KnownIds` of rows without ids.
     """
     builder = _Builder(sources, None if pattern is None else pattern_regex(pattern))
     stems = list_files(sources, builder.left_out, skipped=skipped)
@@ -121,7 +124,7 @@ def discover(
             progress("find slides", number, len(images), path.name)
     builder.add_images(opened)
     builder.add_outlines([path for path in stems if is_annotation(path)])
-    return builder.result()
+    return builder.result(known)
 
 
 def _doubt(file: FoundFile) -> int:
@@ -237,11 +240,14 @@ class _Builder:
                 return slide
         return next(iter(named.values())) if anywhere and len(named) == 1 else None
 
-    def result(self) -> Discovery:
-        """Return the rows, numbered as in a manifest."""
+    def result(self, known: Callable[[Sequence[SlideRow]], KnownIds]) -> Discovery:
+        """Return the rows, numbered as in a manifest; `known` as for `discover`."""
         slides = sorted(self._slides.values(), key=lambda slide: (slide.first.path.parent, slide.name))
         paths = [slide.first.path for slide in slides]
-        ids = _slide_ids([slide.title for slide in slides], paths)
+        unnamed = [_row(slide, number) for number, slide in enumerate(slides, 2)]
+        given, taken = known(unnamed)
+        proposed = _slide_ids([slide.title for slide in slides], paths, taken)
+        ids = [given.get(row.row, slide_id) for row, slide_id in zip(unnamed, proposed, strict=True)]
         from_files = [slide.first.stated_ids[0] for slide in slides]
         stated = [
             dicom or slide.patient or patient_in(slide.name) for dicom, slide in zip(from_files, slides, strict=True)
@@ -249,13 +255,14 @@ class _Builder:
         patients, how = _patient_ids(stated, ids, paths, self._roots)
         how = how.replace("the names", "PatientID in the DICOM files, else the names") if any(from_files) else how
         rows = [
-            _row(slide, number, *names)
-            for number, (slide, *names) in enumerate(zip(slides, ids, patients, strict=True), 2)
+            replace(row, slide_id=slide_id, patient_id=patient)
+            for row, slide_id, patient in zip(unnamed, ids, patients, strict=True)
         ]
         is_link = {row.row: path.resolve() != path.absolute() for row, path in zip(rows, paths, strict=True)}
         copies: dict[int | None, SlideRow] = {}
         for group in rows_of_same_content(rows):
-            kept = min(group, key=lambda row: is_link[row.row])  # a link's name is not the file's own
+            # What is known is predicted already, and a link's name is not the file's own.
+            kept = min(group, key=lambda row: (row.row not in given, is_link[row.row]))
             copies |= {row.row: kept for row in group if row is not kept}
         self.left_out += [
             LeftOut(slide.first.path, f"its content is that of another slide [{copies[row.row].slide_id}]")
@@ -270,11 +277,12 @@ class _Builder:
         return Discovery(slides=found, left_out=tuple(self.left_out), patients=how)
 
 
-def _row(slide: _Slide, number: int, slide_id: str, patient_id: str) -> SlideRow:
+def _row(slide: _Slide, number: int) -> SlideRow:
+    """Return a slide's row, yet without ids."""
     known_channels = [name for name in CHANNELS if name in slide.files]
     files = {name: str(slide.files[name].path.absolute()) for name in dict.fromkeys([*known_channels, *slide.files])}
     masks: dict[str, Any] = {column: path.absolute() for column, path in slide.masks.items()}
-    return SlideRow(row=number, slide_id=slide_id, patient_id=patient_id, source=files.get("", files), **masks)
+    return SlideRow(row=number, slide_id="", patient_id="", source=files.get("", files), **masks)
 
 
 def why_none(left_out: Sequence[LeftOut]) -> str:
@@ -285,7 +293,7 @@ def why_none(left_out: Sequence[LeftOut]) -> str:
     return f"{pluralize(len(left_out), 'file')} left out, {count} of them since: {reason}"
 
 
-def _slide_ids(names: Sequence[str], paths: Sequence[Path]) -> list[str]:
+def _slide_ids(names: Sequence[str], paths: Sequence[Path], taken: Collection[str]) -> list[str]:
     """Return an id for each slide: its name or, where several have it, its folder and name, or its first file's."""
     forms: tuple[Callable[[str, Path], str], ...] = (
         lambda name, path: f"{path.absolute().parent.name}_{name}",
@@ -294,7 +302,7 @@ def _slide_ids(names: Sequence[str], paths: Sequence[Path]) -> list[str]:
     )
     ids = [slide_id_from_text(name) for name in names]
     for form in forms:
-        counts = Counter(map(id_key, ids))
+        counts = Counter([*map(id_key, ids), *taken])
         ids = [
             slide_id_from_text(form(name, path)) if counts[id_key(slide_id)] > 1 else slide_id
             for name, path, slide_id in zip(names, paths, ids, strict=True)

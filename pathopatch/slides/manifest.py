@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -28,6 +28,7 @@ from pathopatch.slides.slide_paths import (
     ID_REMEDY,
     Fragment,
     expand_variables,
+    file_of,
     is_file,
     is_folder,
     split_fragment,
@@ -453,3 +454,17 @@ def pseudonym(row: SlideRow) -> str:
         # The error itself is reported when the slide is opened; until then it needs a name.
         return f"slide-of-row-{row.row}"
     return f"slide-{fingerprint(parts)[:_DIGITS]}"
+
+
+def source_content(sources: Iterable[str]) -> str:
+    """Return a fingerprint of a slide's files, whatever their order and their channels; "" if one cannot be read."""
+    with suppress(PathopatchError, OSError):
+        return fingerprint(sorted({fingerprint_file(file_of(text)) for text in sources}))
+    return ""
+
+
+def file_times(sources: Iterable[str]) -> list[list[int]]:
+    """Return [bytes, time of the last change in ns] of each file of a slide; [] if one is not there."""
+    with suppress(OSError):
+        return [[state.st_size, state.st_mtime_ns] for state in map(Path.stat, map(file_of, sources))]
+    return []

@@ -144,6 +144,11 @@ def with_companions(path: Path) -> list[Path]:
     return [path, *(file for file in files if is_file(str(file)))]
 
 
+def file_of(text: str) -> Path:
+    """Return the file that a path names, of which a page or a plane may be chosen."""
+    return Path(text if os.path.lexists(text) else split_fragment(text).path)
+
+
 def is_zarr(path: Path) -> bool:
     """Return whether a folder is a Zarr group or array of either version."""
     return is_folder(str(path)) and any(

@@ -29,7 +29,7 @@ from pathopatch.debias.interventions import AREAS, edits
 from pathopatch.evaluation.area_reliance import Margins, Responses, ask, margins_of, reliance, reliance_report
 from pathopatch.evaluation.external_validation import check_patches, validation_name
 from pathopatch.heatmaps.predict import edit_side, slide_source
-from pathopatch.models.bundle import bundle_fingerprint, read_spec, record_reliance
+from pathopatch.models.bundle import bundle_fingerprint, bundle_folder, read_spec, record_reliance
 from pathopatch.models.forward import Ensemble
 from pathopatch.models.loading import load_ensemble
 from pathopatch.models.spec import AreaReliance, BundleSpec, patch_limits
@@ -78,7 +78,7 @@ def audit_model(
     Parameters
     ----------
     models : sequence of Path
-        Bundles.
+        Bundles, or the training runs that made them.
     sources : sequence of SlideRow, or Path
         Slides, or a tiled work folder. A slide without a patient counts as one of its own.
     out : Path
@@ -100,6 +100,7 @@ def audit_model(
     StaleArtefactError
         There is the result of another model or of other slides, and `force` is off.
     """
+    models = [bundle_folder(path) for path in models]
     # Settings of a file may be for predict: edits are asked about as they are.
     config = config.model_copy(update={"area_correct": "none", "deidentify": False})
     stamp = Stamp(

@@ -16,6 +16,7 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.stages.batch.summaries import is_gone
 
 _OUTPUTS = ("slides", "patches", "predictions", "heatmaps", "models", "status")
+_GONE = "the slide failed, and its file is gone, or it was a folder that was away"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ def find(out: Path, *, force: bool = False) -> list[Leftover]:
     """
     findings = [_left_over(path, force) for path in _temporary_files(out)]
     findings += [
-        Leftover(path=status, bytes=content_bytes(status), goes=True, reason="the slide failed, and its file is gone")
+        Leftover(path=status, bytes=content_bytes(status), goes=True, reason=_GONE)
         for status in (inside(out, "status", f"{name}.json") for name in slide_ids(out))
         if (entries := read_status(out, status.stem)) and all(map(is_gone, entries.values()))
     ]

@@ -3,37 +3,43 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pathopatch.core.errors import DuplicateIdError, InputMissingError, InputUnsupportedError
 from pathopatch.core.input_files import LeftOut
+from pathopatch.core.patients import id_key
+from pathopatch.core.status import read_status, slide_ids
 from pathopatch.core.task import Progress
+from pathopatch.core.text import pluralize
 from pathopatch.slides import parse_source
 from pathopatch.slides.dicom import series_in
-from pathopatch.slides.discovery import discover, why_none
+from pathopatch.slides.discovery import KnownIds, discover, why_none
 from pathopatch.slides.discovery_files import set_name
-from pathopatch.slides.manifest import SlideRow, is_manifest, pseudonymize, read_manifest
-from pathopatch.slides.slide_paths import ID_REMEDY, is_zarr, slide_id_from_path, slide_id_from_text, valid_slide_id
+from pathopatch.slides.manifest import SlideRow, file_times, is_manifest, read_manifest, source_content
+from pathopatch.slides.slide_paths import (
+    ID_REMEDY,
+    SLIDE_SUFFIXES,
+    file_of,
+    is_zarr,
+    slide_id_from_path,
+    slide_id_from_text,
+    valid_slide_id,
+)
+from pathopatch.stages.batch.run_summary import files_of
 
 if TYPE_CHECKING:
     from pathopatch.features.readers.folder import SlideFolder
 
 
-def slides_to_predict(source: str, *, slide_id: str | None = None, is_slide: bool = False) -> list[SlideRow]:
-    """Return the rows that a command line's SLIDE or MANIFEST names: a ``.csv``, a path, or ``CARS=a.tif,TPEF=b.tif``.
+def slides_to_predict(source: str, *, slide_id: str | None = None) -> list[SlideRow]:
+    """Return the row of the slide that a command line names: a path, or ``CARS=a.tif,TPEF=b.tif``.
 
-    The id of a single slide is its file's stem, its DICOM folder's name, or what the stems of its files share, unless
-    `slide_id` is given. With `is_slide`, `source` is no manifest.
+    Its id is its file's stem, its DICOM folder's name, or what the stems of its files share; else `slide_id`.
     """
-    if not is_slide and is_manifest(source):
-        if slide_id is not None:
-            raise InputUnsupportedError(
-                f"an id {slide_id!r} for a whole manifest", place="--slide-id", remedy="give ids in its column slide_id"
-            )
-        return list(read_manifest(Path(source), strict=False, distinct_patients=None).included)
     parsed = parse_source(source)
     if isinstance(parsed, dict):
         identity = slide_id or slide_id_from_text(set_name(parsed))
@@ -53,10 +59,61 @@ class Cohort:
 
     rows: list[SlideRow]
     left_out: tuple[LeftOut, ...] = ()
+    moved: Mapping[str, str] = field(default_factory=dict)  # by slide_id: where its file was, and where it is
 
-    def pseudonyms(self) -> dict[str, SlideRow]:
-        """Return each slide's row under its pseudonym, by the id that it has."""
-        return {row.slide_id: named for row, named in zip(self.rows, pseudonymize(self.rows), strict=True)}
+
+class _GivenIds:
+    """The ids that a work folder gave to slides: each stays with its path, and goes along with its content."""
+
+    def __init__(self, out: Path | None) -> None:
+        entries = {} if out is None else {name: read_status(out, name).get("predict", {}) for name in slide_ids(out)}
+        self._taken = [id_key(name) for name in entries]
+        # De-identified slides have ids made of their content, and name no file.
+        self._files = {name: files for name, entry in entries.items() if (files := files_of(entry))}
+        # Of a slide that failed no content is known.
+        self._by_mark = {entry.get("content") or str(entry.get("file_times")): name for name, entry in entries.items()}
+        self._bytes = {size for entry in entries.values() for size, _ in entry.get("file_times", ())}
+        self._row_of: dict[str, SlideRow] = {}
+        self.moved: dict[str, str] = {}
+
+    def of(self, rows: Sequence[SlideRow]) -> KnownIds:
+        """Return the ids of rows, and note in `moved` which slides lie elsewhere now."""
+        by_place = {_place(files): name for name, files in self._files.items()}
+        found = [(row, by_place.get(_place(row.sources))) for row in rows]
+        self._row_of = {name: row for row, name in found if name is not None}
+        waiting = [row for row, name in found if name is None]
+        for row in waiting:
+            name = self._with_content(row)
+            before = self._row_of.get(name)
+            # Of equal contents the row at the known place is the slide, unless something else lies there now.
+            if name and (before is None or self._with_content(before) != name):
+                waiting += [] if before is None else [before]
+                self._row_of[name] = row
+                self.moved[name] = f"{', '.join(self._files[name])} is now {', '.join(row.sources)}"
+        return {row.row: name for name, row in self._row_of.items()}, self._taken
+
+    def _with_content(self, row: SlideRow) -> str:
+        """Return the id of the slide of a row's content, of one that failed of its size and time; "" of none."""
+        times = file_times(row.sources)
+        if not times or not self._bytes.issuperset(size for size, _ in times):  # only a file of known size is read
+            return ""
+        return self._by_mark.get(str(times)) or self._by_mark.get(source_content(row.sources), "")
+
+    def require_folders(self, paths: Sequence[Path], rows: Sequence[SlideRow] = ()) -> None:
+        """Raise InputMissingError for a folder that is gone, or that held slides of which none is among the rows."""
+        absent = [files for name, files in self._files.items() if name not in self._row_of]
+        for path in (path for path in paths if not file_of(str(path)).is_file()):
+            within = f"{os.path.abspath(path)}{os.sep}"  # noqa: PTH100  # without "..", and with links as they are
+            lost = sum(any(file.startswith(within) for file in files) for files in absent)
+            is_empty = lost and not any(file.startswith(within) for row in rows for file in row.sources)
+            if is_empty or not (path.exists() or path.name.lower().endswith(SLIDE_SUFFIXES)):
+                what = f"no slide here, where {pluralize(lost, 'slide')} lay" if lost else "no file or folder here"
+                raise InputMissingError(what, place=str(path), remedy="mount its drive, or leave it out")
+
+
+def _place(files: Sequence[str]) -> frozenset[str]:
+    """Return where a slide lies, without the planes of a file that were put in the order of a model."""
+    return frozenset(map(os.path.abspath, map(file_of, files) if len(files) > 1 else files))
 
 
 ToPredict = Sequence[SlideRow] | Sequence["SlideFeaturesRow"]
@@ -80,24 +137,30 @@ def find_cohort(
     folders = [text for text in sources if Path(text).is_dir() and not is_zarr(Path(text))]
     if slide_id is not None and folders == sources[:1] and series_in(Path(sources[0])):
         folders = []  # with an id, a folder of a DICOM series is a single slide
-    if len(sources) == 1 and not folders:
-        if slide_id is not None or not is_manifest(sources[0]):
-            return Cohort(rows=slides_to_predict(sources[0], slide_id=slide_id))
-        manifest = read_manifest(Path(sources[0]), strict=False, distinct_patients=distinct_patients)
-        excluded = (LeftOut(Path(row.sources[0]), "the manifest excludes it") for row in manifest if row.exclude)
-        return Cohort(rows=list(manifest.included), left_out=tuple(excluded))
+    paths = [path for path in map(parse_source, sources) if isinstance(path, Path)]
+    manifests = [text for text in sources if is_manifest(text)]
+    known = _GivenIds(None if manifests else out)
+    if len(sources) == 1 and not folders and not manifests:
+        known.require_folders(paths)
+        (row,) = slides_to_predict(sources[0], slide_id=slide_id)
+        kept = slide_id or known.of([row])[0].get(row.row, row.slide_id)
+        return Cohort(rows=[replace(row, slide_id=kept)], moved=known.moved)
     if slide_id is not None:
         raise InputUnsupportedError(
             f"an id {slide_id!r} for several slides", place="--slide-id", remedy="leave it out, or name a single slide"
         )
-    if manifests := [text for text in sources if is_manifest(text)]:
+    if manifests and len(sources) > 1:
         raise InputUnsupportedError(
             f"a manifest beside {len(sources) - 1} other sources", place=manifests[0], remedy="give the manifest alone"
         )
+    if manifests:
+        manifest = read_manifest(Path(manifests[0]), strict=False, distinct_patients=distinct_patients)
+        excluded = (LeftOut(Path(row.sources[0]), "the manifest excludes it") for row in manifest if row.exclude)
+        return Cohort(rows=list(manifest.included), left_out=tuple(excluded))
     rows = [row for text in sources if isinstance(parse_source(text), dict) for row in slides_to_predict(text)]
-    paths = [path for path in map(parse_source, sources) if isinstance(path, Path)]
-    found = discover(paths, skipped=() if out is None else (out,), progress=progress)
+    found = discover(paths, skipped=() if out is None else (out,), known=known.of, progress=progress)
     rows += [slide.row for slide in found.slides]
+    known.require_folders(paths, rows)
     place = ", ".join(sources[:3])
     if not rows:
         raise InputMissingError(
@@ -109,7 +172,7 @@ def find_cohort(
             raise DuplicateIdError(
                 f"two slides have the id {row.slide_id}", place=place, remedy="write a manifest that names them apart"
             )
-    return Cohort(rows=rows, left_out=found.left_out)
+    return Cohort(rows=rows, left_out=found.left_out, moved=known.moved)
 
 
 def _expanded(text: str) -> list[str]:
@@ -131,13 +194,6 @@ class SlideFeaturesRow:
     def patient_id(self) -> str:
         """The slide's patient; the slide itself where no manifest says."""
         return self.slide_id if self.slide is None else self.slide.patient_id
-
-
-def find_models(paths: Sequence[Path]) -> list[Path]:
-    """Return the bundles that paths name: each itself, or ``model/`` in the folder of a training run."""
-    from pathopatch.models.bundle import bundle_folder
-
-    return [bundle_folder(path) for path in paths]
 
 
 def features_to_predict(source: Path, *, slides: Path | None = None) -> list[SlideFeaturesRow]:

@@ -21,7 +21,7 @@ from pathopatch.models.backbones import find_weights
 from pathopatch.models.bundle import INTO_BUNDLE
 from pathopatch.models.loading import Model
 from pathopatch.models.spec import BundleSpec, tiling_of
-from pathopatch.slides.manifest import PSEUDONYM, SlideRow, pseudonymize
+from pathopatch.slides.manifest import PSEUDONYM, SlideRow, file_times, pseudonymize
 from pathopatch.stages.batch.run import DEFAULT_BATCH, chosen, run_slides, workers_for
 from pathopatch.stages.batch.run_summary import read_ignored, with_ignored
 from pathopatch.stages.batch.slide_table import open_row
@@ -231,7 +231,9 @@ def _features(
 
 def _about(row: SlideRow | SlideFeaturesRow) -> dict[str, Any]:
     """Return what the status of a slide that failed keeps, for the cohort's tables and to see whether it is gone."""
-    return {"patient_id": row.patient_id, **({"files": list(row.sources)} if isinstance(row, SlideRow) else {})}
+    # Their content is not read: the drive may be what failed.
+    files = {"files": list(row.sources), "file_times": file_times(row.sources)} if isinstance(row, SlideRow) else {}
+    return {"patient_id": row.patient_id, **files}
 
 
 @lru_cache(maxsize=1)

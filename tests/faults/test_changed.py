@@ -28,7 +28,7 @@ from pathopatch.slides import Slide, aligned, open_slide, tiff, tolerant
 from pathopatch.slides.manifest import SlideRow, rows_of_same_content
 from pathopatch.slides.open import OpenSlideSlide
 from pathopatch.stages.batch.slide_table import open_row, slide_facts
-from pathopatch.stages.find_slides import slides_to_predict
+from pathopatch.stages.find_slides import find_cohort
 from pathopatch.stages.predict import predict_cohort
 from pathopatch.stages.tile import tile_cohort
 
@@ -58,7 +58,7 @@ def run(stage: str, manifest: Path, out: Path, workers: int) -> list[Outcome]:
     if stage == "tile":
         return tile_cohort(manifest, out, TileConfig(patch_px=32), BatchOptions(workers=workers))
     model = write_model(manifest.parent / "model")
-    return predict_cohort(slides_to_predict(str(manifest)), [model], out, CONFIG, BatchOptions(workers=workers))
+    return predict_cohort(find_cohort([str(manifest)]).rows, [model], out, CONFIG, BatchOptions(workers=workers))
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ def batch(
 ) -> None:
     """Run a stage over the slides; `fault` is for all its processes, `after` so many slides it kills itself."""
     from pathopatch.core.config import BatchOptions, PredictConfig, TileConfig
-    from pathopatch.stages.find_slides import slides_to_predict
+    from pathopatch.stages.find_slides import find_cohort
     from pathopatch.stages.predict import predict_cohort
     from pathopatch.stages.tile import tile_cohort
 
@@ -70,7 +70,7 @@ def batch(
         tile_cohort(folder / "cohort.csv", out, TileConfig(patch_px=8), how, progress=progress)
     else:
         config = PredictConfig(device="cpu", precision="float32", threads=1)
-        rows = {row.slide_id: row for row in slides_to_predict(str(folder / "cohort.csv"))}
+        rows = {row.slide_id: row for row in find_cohort([str(folder / "cohort.csv")]).rows}
         predict_cohort([rows[name] for name in order], folder / "model", out, config, how, progress=progress)
 
 

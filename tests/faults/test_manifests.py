@@ -19,7 +19,7 @@ from pathopatch.patches.tile import tile_slide
 from pathopatch.report import write_report
 from pathopatch.slides import open_slide
 from pathopatch.stages.check import check_manifest
-from pathopatch.stages.find_slides import slides_to_predict
+from pathopatch.stages.find_slides import find_cohort, slides_to_predict
 from pathopatch.stages.predict import predict_cohort
 from pathopatch.stages.tile import tile_cohort
 
@@ -140,7 +140,7 @@ def test_ids_of_any_script_go_through_every_stage(tmp_path: Path) -> None:
     book.save(tmp_path / "m.xlsx")
     out, model = tmp_path / "out", write_model(tmp_path / "model")
     tiled = tile_cohort(tmp_path / "m.xlsx", out, TileConfig(patch_px=16))
-    rows = slides_to_predict(str(tmp_path / "m.xlsx"))
+    rows = find_cohort([str(tmp_path / "m.xlsx")]).rows
     predicted = predict_cohort(rows, model, out, PredictConfig(device="cpu"))
     named = [unicodedata.normalize("NFC", slide_id) for slide_id in ids]
     for outcomes in (tiled, predicted):

@@ -25,7 +25,7 @@ from pathopatch.heatmaps.overlay import Legend
 from pathopatch.patches.store import PatchStore
 from pathopatch.report import write_report
 from pathopatch.slides.manifest import SlideRow, pseudonym, pseudonymize
-from pathopatch.stages.find_slides import slides_to_predict
+from pathopatch.stages.find_slides import find_cohort, slides_to_predict
 from pathopatch.stages.info import describe_row
 from pathopatch.stages.predict import predict_cohort, predict_plan, require_unmixed
 from pathopatch.stages.tile import tile_cohort
@@ -72,7 +72,7 @@ def _inflated(raw: bytes) -> bytes:
 @pytest.mark.parametrize("deidentify", [True, False])
 def test_names_are_in_no_output_and_without_the_option_they_are(tmp_path: Path, deidentify: bool) -> None:
     out = tmp_path / "out"
-    rows = slides_to_predict(str(cohort(tmp_path)))
+    rows = find_cohort([str(cohort(tmp_path))]).rows
     config = CONFIG.model_copy(update={"deidentify": deidentify})
     outcomes = predict_cohort(rows, write_model(tmp_path / "model"), out, config)
     assert [outcome.state for outcome in outcomes] == ["done", "failed"]
@@ -91,14 +91,14 @@ def test_no_name_is_drawn_into_the_picture(tmp_path: Path, monkeypatch: pytest.M
         return render(*arguments, legend=legend, **rest)
 
     monkeypatch.setattr(prediction_files, "render", noting)
-    rows = slides_to_predict(str(cohort(tmp_path)))[:1]
+    rows = find_cohort([str(cohort(tmp_path))]).rows[:1]
     for config in (CONFIG, CONFIG.model_copy(update={"deidentify": False})):
         predict_cohort(rows, write_model(tmp_path / "model"), tmp_path / f"out-{config.deidentify}", config)
     assert drawn == ["", "S0M3-1D"]
 
 
 def test_what_failed_says_its_code_and_a_rerun_finds_the_others(tmp_path: Path) -> None:
-    rows, model = slides_to_predict(str(cohort(tmp_path))), write_model(tmp_path / "model")
+    rows, model = find_cohort([str(cohort(tmp_path))]).rows, write_model(tmp_path / "model")
     for due in ("done", "current"):
         first, failed = predict_cohort(rows, model, tmp_path / "out", CONFIG)
         assert first.state == due
@@ -151,7 +151,7 @@ MIXED = {
 @pytest.mark.parametrize("name", MIXED)
 def test_slides_with_and_without_their_names_never_stand_in_one_folder(tmp_path: Path, name: str) -> None:
     which, deidentify, message = MIXED[name]
-    rows, out = slides_to_predict(str(cohort(tmp_path))), tmp_path / "out"
+    rows, out = find_cohort([str(cohort(tmp_path))]).rows, tmp_path / "out"
     model = write_model(tmp_path / "model")
     first, second = (
         CONFIG.model_copy(update={"deidentify": is_deidentified}) for is_deidentified in (deidentify, not deidentify)
@@ -174,7 +174,7 @@ def test_a_pseudonym_typed_as_an_id_makes_no_folder_nameless(tmp_path: Path) -> 
 
 
 def test_a_file_that_cannot_be_read_costs_its_own_slide_only(tmp_path: Path) -> None:
-    rows = slides_to_predict(str(cohort(tmp_path)))[:1]
+    rows = find_cohort([str(cohort(tmp_path))]).rows[:1]
     rows.append(SlideRow(row=3, slide_id="x", patient_id="p", source=str(tmp_path / "MRS-SMITH.svs" / "no-folder.svs")))
     outcomes = predict_cohort(rows, write_model(tmp_path / "model"), tmp_path / "out", CONFIG)
     assert [(outcome.state, outcome.slide_id) for outcome in outcomes][1] == ("failed", "slide-of-row-3")
@@ -206,7 +206,7 @@ def test_nothing_that_a_slide_file_says_of_the_patient_is_in_any_output(tmp_path
 
     out = tmp_path / "out"
     states = [outcome.state for outcome in tile_cohort(tmp_path / "manifest.csv", out, TileConfig(patch_px=16))]
-    rows = slides_to_predict(str(tmp_path / "manifest.csv"))
+    rows = find_cohort([str(tmp_path / "manifest.csv")]).rows
     config = CONFIG.model_copy(update={"deidentify": False})
     predicted = [outcome.state for outcome in predict_cohort(rows, write_model(tmp_path / "model"), out, config)]
     assert states == predicted == ["done", "done", "failed", "failed"]

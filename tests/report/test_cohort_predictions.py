@@ -23,7 +23,7 @@ from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.report import write_report
 from pathopatch.review.decisions import DecisionLog
 from pathopatch.stages.batch.summaries import cohort_table, status_summary
-from pathopatch.stages.find_slides import slides_to_predict
+from pathopatch.stages.find_slides import find_cohort
 from pathopatch.stages.predict import predict_cohort
 
 HOSTILE = "=cmd() <script>alert(1)</script>"
@@ -50,7 +50,7 @@ def predicted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         made.write_rgb_pyramid(folder / f"s{n}.tif", image, levels=1)
     (folder / "bad.tif").write_bytes(b"no slide")
     (folder / "cohort.csv").write_text("slide_id,patient_id,path\ns0,p0,s0.tif\ns1,p1,s1.tif\nbad,p2,bad.tif\n")
-    rows = slides_to_predict(str(folder / "cohort.csv"))
+    rows = find_cohort([str(folder / "cohort.csv")]).rows
     config = PredictConfig(device="cpu", precision="float32", threads=1)
     predict_cohort(rows, write_model(folder / "model"), folder / "out", config)
     return folder / "out"

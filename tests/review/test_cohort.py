@@ -23,7 +23,7 @@ from pathopatch.review import reviewed_cohort as cohorts
 from pathopatch.review.reviewed_cohort import open_cohort
 from pathopatch.review.values import browser_facts, slide_values
 from pathopatch.slides.manifest import pseudonymize
-from pathopatch.stages.find_slides import slides_to_predict
+from pathopatch.stages.find_slides import find_cohort
 from pathopatch.stages.predict import predict_cohort
 
 
@@ -257,7 +257,7 @@ def test_a_manifest_says_where_a_slide_has_moved_to(out: Path, tmp_path: Path) -
 
 def test_a_slide_without_its_name_is_found_in_the_manifest_by_its_content(folders: Folders, tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text(f"slide_id,patient_id,path\nsmith,p,{folders.root / 'bright.svs'}\n")
-    rows = slides_to_predict(str(tmp_path / "m.csv"))
+    rows = find_cohort([str(tmp_path / "m.csv")]).rows
     config = CONFIG.model_copy(update={"deidentify": True})
     predict_cohort(rows, [folders.root / "model"], tmp_path / "out", config)
     (name,) = open_cohort(tmp_path / "out").ids()

@@ -15,7 +15,7 @@ from pathopatch.slides import open_slide, tolerant
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.slide_table import open_row
 from pathopatch.stages.check import check_manifest
-from pathopatch.stages.find_slides import slides_to_predict
+from pathopatch.stages.find_slides import find_cohort, slides_to_predict
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.study import run_study
 from pathopatch.stages.tile import tile_cohort
@@ -68,9 +68,9 @@ def test_the_id_of_a_single_slide_is_its_files_stem(source: str, due: str) -> No
 def test_a_manifest_takes_no_id_for_all_its_slides(tmp_path: Path) -> None:
     write_channel(tmp_path / "a.tif", np.zeros((32, 32), np.uint8))
     (tmp_path / "m.csv").write_text("slide_id,patient_id,path\na,p,a.tif\n")
-    assert [slide_row.slide_id for slide_row in slides_to_predict(str(tmp_path / "m.csv"))] == ["a"]
-    with pytest.raises(InputUnsupportedError, match="'x' for a whole manifest"):
-        slides_to_predict(str(tmp_path / "m.csv"), slide_id="x")
+    assert [slide_row.slide_id for slide_row in find_cohort([str(tmp_path / "m.csv")]).rows] == ["a"]
+    with pytest.raises(InputUnsupportedError, match="'x' for several slides"):
+        find_cohort([str(tmp_path / "m.csv")], slide_id="x")
 
 
 def test_an_empty_tile_of_one_channel_leaves_the_others_as_they_are(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -23,8 +23,16 @@ from pathopatch.slides.manifest import is_manifest
 S = TypeVar("S", bound=HasSlideId)
 
 
-def part_of_manifest(sources: Sequence[str], out: Path, rows: Sequence[S], part: str, *, dry: bool = False) -> list[S]:
+def part_of_manifest(
+    sources: Sequence[str],
+    out: Path,
+    rows: Sequence[S],
+    part: str,
+    named: Callable[[list[S]], Sequence[HasSlideId]] | None,
+) -> list[S]:
     """Return the slides of one part of a manifest, such as ``3/20``, and write into a folder which these are.
+
+    `named` returns them under the names that outputs have; without it nothing is written.
 
     Raises
     ------
@@ -39,9 +47,9 @@ def part_of_manifest(sources: Sequence[str], out: Path, rows: Sequence[S], part:
         raise InputUnsupportedError("a part of slides without a manifest", place=", ".join(sources[:3]), remedy=remedy)
     number, parts = int(match[1]), int(match[2])
     taken = [row for row in rows if zlib.crc32(row.slide_id.encode()) % parts == number - 1]
-    if not dry:
+    if named is not None:
         cohort = fingerprint(sorted(row.slide_id for row in rows))
-        values = {"cohort": cohort, "slides": [row.slide_id for row in taken]}
+        values = {"cohort": cohort, "slides": [row.slide_id for row in named(taken)]}
         write_json(WorkFolder(out).parts / f"{number}-of-{parts}.json", values)
     return taken
 

@@ -42,7 +42,7 @@ from pathopatch.core.task import HasSlideId, Outcome, Progress
 from pathopatch.core.text import WITHIN_SLIDE, pluralize
 from pathopatch.core.version import __version__
 from pathopatch.core.workers import WorkerDied, Workers
-from pathopatch.slides.slide_paths import split_fragment
+from pathopatch.slides.slide_paths import file_of
 
 R = TypeVar("R")
 S = TypeVar("S", bound=HasSlideId)
@@ -186,7 +186,7 @@ def _largest_first(rows: Sequence[S]) -> list[S]:
 
 def _bytes_at(source: str) -> int:
     """Return the size of a file, or of a folder's own files; 0 of what cannot be looked at, which is told later."""
-    path = Path(split_fragment(source).path)
+    path = file_of(source)
     try:
         # A MIRAX file is small, and has its pixels in a folder of its name.
         folders = [place for place in {path, path.with_suffix("")} if place.is_dir()]

@@ -124,6 +124,7 @@ class RunSummary:
 
     def __init__(self, path: Path, out: Path) -> None:
         self._path, self._out, self._began, self._last = path, out, _now(), dict[str, Any]()
+        self.moved: Mapping[str, str] = {}  # by slide_id: where its file was, and where it is
         with suppress(PathopatchError):
             self._last = read_json(path)
         is_other = "exit_code" not in self._last if self._last else path.with_suffix(".txt").exists()
@@ -184,7 +185,7 @@ class RunSummary:
                 if each.state == "failed"
                 for message, _, remedy in [each.message.partition(" Remedy: ")]
             },
-            "changed": changed,
+            "changed": {**self.moved, **changed},
             "new": {name: state for name, state in states.items() if name not in self._marks},
             "done": {name: state for name, state in states.items() if state in FINISHED},
             "gone": {name: "before" if name in gone_before else "since the last run" for name in gone},

@@ -19,12 +19,14 @@ from pathopatch.core import files
 from pathopatch.core.artefacts import fingerprint_file, read_stamp
 from pathopatch.core.config import UNCERTAIN_BELOW
 from pathopatch.core.csv_table import csv_text
-from pathopatch.core.errors import InputMissingError, PathopatchError, Remark, merged, shared_text
+from pathopatch.core.errors import InputMissingError, PathopatchError, Remark, StaleArtefactError, merged, shared_text
 from pathopatch.core.locks import folder_lock, is_locked, slide_lock
-from pathopatch.core.status import FINISHED, TERMINAL_STATES, listed_status, status_table
+from pathopatch.core.status import FINISHED, TERMINAL_STATES, status_table
 from pathopatch.core.work_folder import WorkFolder
+from pathopatch.heatmaps import CHANGED
 from pathopatch.heatmaps.facts import SUMMARY
-from pathopatch.slides.slide_paths import split_fragment
+from pathopatch.slides.manifest import file_times, source_content
+from pathopatch.slides.slide_paths import SLIDE_SUFFIXES, file_of, slide_id_from_path
 from pathopatch.stages.batch.parts import read_parts
 from pathopatch.stages.batch.run import exit_code_of, last_events
 from pathopatch.stages.batch.run_summary import files_of, is_ignored, read_ignored
@@ -122,17 +124,25 @@ class StatusSummary:
         return "\n".join(lines)
 
 
-def status_summary(out: Path) -> StatusSummary:
-    """Return what became of the slides of a folder of ``tile`` or ``predict``, from their statuses alone."""
-    table = status_table(out, _COLUMNS)
+def status_summary(out: Path, *, check: bool = False) -> StatusSummary:
+    """Return what became of the slides of a folder of ``tile`` or ``predict``, and what ``predict`` would say of them.
+
+    Of predicted slides a file is read whose size or time changed, and with `check` every file.
+    """
+    listed, parts = read_ignored(out), read_parts(out)
+    events = (event for event in last_events(out, "predict") if event.get("state") == "failed")
+    refused = {event.get("slide_id"): event for event in events}
+
+    def as_of_now(slide_id: str, stage: str, entry: Mapping[str, Any]) -> Mapping[str, Any]:
+        if stage == "predict" and entry["state"] in FINISHED:
+            entry = {**entry, **_failure(entry, refused.get(slide_id, {}), check=check)}
+        return {**entry, "state": _state(out, listed.get(slide_id), slide_id, stage, entry)}
+
+    table = status_table(out, _COLUMNS, as_of_now)
     if table.empty:
         raise InputMissingError(
             "no slide was worked on here", place=str(out), remedy="name the folder of pathopatch tile or predict"
         )
-    listed, parts = read_ignored(out), read_parts(out)
-    table["state"] = [
-        _state(out, listed, *row) for row in table[["slide_id", "stage", "state", "code"]].itertuples(index=False)
-    ]
     counts = table.groupby(["stage", "state"]).size().unstack(fill_value=0)
     counts = counts.reindex(columns=list(STATES), fill_value=0)
     slides = set(table["slide_id"])
@@ -145,27 +155,46 @@ def status_summary(out: Path) -> StatusSummary:
     return StatusSummary(table=table, counts=counts, slides=len(slides), parts=parts.text, outdated=outdated)
 
 
-def _state(out: Path, listed: Mapping[str, Any], slide_id: str, stage: str, state: str, code: str) -> str:
+def _failure(entry: Mapping[str, Any], refused: Mapping[str, Any], *, check: bool) -> dict[str, Any]:
+    """Return why a finished slide would fail now; empty if it would be current, or its file is away.
+
+    `refused` is its failure in the last run, empty if it had none.
+    """
+    known = refused or {"code": StaleArtefactError.code, "message": CHANGED}
+    code, message = (str(known.get(name, "")) for name in ("code", "message"))
+    files = files_of(entry)
+    now = file_times(files)
+    is_asked = "content" in entry and now and (check or now != entry.get("file_times"))
+    is_changed = is_asked and source_content(files) != entry["content"]
+    # What the last run found in the file is there no more; another model or setting still is another one.
+    is_of_file = code.startswith("INPUT_") or CHANGED in message
+    return {"state": "failed", "code": code, "message": message} if is_changed or not is_of_file else {}
+
+
+def _state(out: Path, ignored: Mapping[str, str] | None, slide_id: str, stage: str, entry: Mapping[str, Any]) -> str:
     """Return a slide's state as it is now: its process may have ended, and its file may have been removed."""
+    state: str = entry["state"]
     with suppress(PathopatchError):  # of locks that this user may not take
         if state == "running" and not is_locked(out, slide_lock(slide_id, stage)):
             return "interrupted"
-    entry = listed_status(out, slide_id)[stage] if state == "failed" else {}
-    if stage == "predict" and entry and is_ignored(listed.get(slide_id), code, files_of(entry)):
-        return "ignored"
-    return "gone" if is_gone(entry) else state
+    if is_gone(entry):
+        return "gone"
+    # While a drive is away nobody can ask for the content.
+    files = [text for text in files_of(entry) if os.path.lexists(file_of(text))]
+    is_known = state == "failed" and stage == "predict" and is_ignored(ignored, entry.get("code", ""), files)
+    return "ignored" if is_known else state
 
 
 def is_gone(entry: Mapping[str, Any]) -> bool:
     """Return whether a slide failed in a stage, and a file of it was removed since, from a folder that is there."""
-    # A file that was missing from the beginning is a wrong path in the manifest.
-    if entry.get("state") != "failed" or entry.get("code") == InputMissingError.code:
-        return False
-    paths = [
-        str(text) if os.path.lexists(str(text)) else split_fragment(str(text)).path for text in entry.get("files", ())
-    ]
+    files = [str(text) for text in entry.get("files", ())] if entry.get("state") == "failed" else []
+    if entry.get("code") == InputMissingError.code:
+        # A file that was missing from the beginning is a wrong path in the manifest. Version 0.2 recorded a folder that
+        # was away as a slide, and as its own patient.
+        is_own = bool(files) and slide_id_from_path(files[0]) == entry.get("patient_id")
+        return is_own and not file_of(files[0]).name.lower().endswith(SLIDE_SUFFIXES)
     # The folder that a drive is mounted on is there without the drive, and empty.
-    return any(not os.path.lexists(path) and any(Path(path).parent.glob("*")) for path in paths)
+    return any(not os.path.lexists(path) and any(path.parent.glob("*")) for path in map(file_of, files))
 
 
 def _not_begun(out: Path, stage: str) -> set[str]:

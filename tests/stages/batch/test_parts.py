@@ -50,9 +50,9 @@ def test_parts_in_one_folder_are_what_one_command_writes(tmp_path: Path) -> None
 @pytest.mark.parametrize("part", ["0/3", "4/3", "3", "1/0", "a/b", "1/2/3", "٣/٤"])
 def test_what_is_no_part_is_refused(tmp_path: Path, part: str) -> None:
     with pytest.raises(InputUnsupportedError, match="no part"):
-        part_of_manifest(["cohort.csv"], tmp_path, [], part)
+        part_of_manifest(["cohort.csv"], tmp_path, [], part, None)
     with pytest.raises(InputUnsupportedError, match="without a manifest"):
-        part_of_manifest([str(tmp_path)], tmp_path, [], "1/3")
+        part_of_manifest([str(tmp_path)], tmp_path, [], "1/3", None)
 
 
 def test_parts_of_two_cohorts_are_not_joined(tmp_path: Path) -> None:

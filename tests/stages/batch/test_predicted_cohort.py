@@ -37,7 +37,7 @@ from pathopatch.models.networks import build_network
 from pathopatch.report import write_report
 from pathopatch.review.reviewed_cohort import open_cohort
 from pathopatch.review.values import browser_facts
-from pathopatch.stages.find_slides import slides_to_predict
+from pathopatch.stages.find_slides import find_cohort
 from pathopatch.stages.predict import predict_cohort
 
 CONFIG = PredictConfig(device="cpu", precision="float32", threads=1)
@@ -61,7 +61,7 @@ def predict(
     """Predict all slides, as of the patients of a manifest."""
     lines = ["slide_id,patient_id,path", *(f"{name},{patients[name]},{name}.svs" for name in PATIENTS)]
     (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
-    rows = slides_to_predict(str(folder / "manifest.csv"))
+    rows = find_cohort([str(folder / "manifest.csv")]).rows
     progress = changed.pop("progress", None)
     batch = BatchOptions(**{name: changed.pop(name) for name in tuple(changed) if name in BatchOptions.model_fields})
     config, bundles = CONFIG.model_copy(update=changed), [folder / name for name in models]
