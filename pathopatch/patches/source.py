@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -25,7 +25,7 @@ from pathopatch.patches import intensity
 from pathopatch.patches.analysis import PatchBatch, SlideAnalysis, analyse_slide, grid_of, iterate_patches
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.import_list import ImageSpec, fitted, read_image, read_pixels
-from pathopatch.patches.labels import LabelSource, patch_means
+from pathopatch.patches.labels import patch_means
 from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.patches.tissue_model import TissueModel
 from pathopatch.slides import Slide, TolerantSlide
@@ -231,50 +231,6 @@ class FromStore:
         """Return the rows of the patch table that have so much scanned area."""
         table = read_table(self._table_path)
         return table[~(table["scanned_fraction"] < min_scanned)]
-
-
-def tile_stamp(
-    slide: Slide,
-    config: TileConfig,
-    slide_id: str,
-    patient_id: str,
-    source: LabelSource | None,
-    tissue_mask: Path | None,
-    *,
-    block: str = "",
-    earlier: Stamp | None = None,
-) -> Stamp:
-    """Return the stamp of a slide's store and table: the configuration and the fingerprints of all inputs.
-
-    `earlier` is the stamp of what is there: a store that version 0.2 made of the same files stays current.
-    """
-    settings = {
-        **config.model_dump(mode="json", exclude={"registration": {"warn_um"}}),  # which changes no artefact
-        "slide": {
-            "id": slide_id,
-            "patient_id": patient_id,
-            **({"block": block} if block else {}),  # stamps of cohorts without blocks stay as they are
-            "channels": slide.channels,
-            "mpp": slide.mpp,
-            "background": slide.background,
-            "whole_slide": None if source is None else source.whole_slide,
-        },
-    }
-    inputs = slide_inputs(slide, {} if earlier is None else earlier.inputs)
-    for role, path in (source.paths if source is not None else {}).items():
-        inputs[role] = fingerprint_file(path)
-    if tissue_mask is not None:
-        inputs["tissue_mask"] = fingerprint_file(tissue_mask)
-    return Stamp(stage=STAGE, settings=settings, inputs=inputs)
-
-
-def slide_inputs(slide: Slide, earlier: Mapping[str, str]) -> dict[str, str]:
-    """Return a slide's part of the inputs of a stamp; as version 0.2 had it if `earlier` ones are so, of its files."""
-    if "pixels" in earlier:
-        of_files = {f"slide {index}": fingerprint_file(path) for index, path in enumerate(slide.paths)}
-        if of_files == {role: mark for role, mark in earlier.items() if role.startswith("slide ")}:
-            return of_files | {"pixels": earlier["pixels"]}
-    return {"slide": slide.fingerprint}
 
 
 class FromImages:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -13,13 +13,14 @@ import numpy as np
 import zarr
 from numpy.typing import ArrayLike, NDArray
 
-from pathopatch.core.artefacts import Stamp, require_schema
+from pathopatch.core.artefacts import Stamp, fingerprint_file, require_schema
+from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputCorruptError, InputMissingError, StaleArtefactError
 from pathopatch.core.mask_bits import MaskKind, unpack_masks
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches.analysis import read_padded
 from pathopatch.patches.grid import Grid
-from pathopatch.patches.source import slide_inputs
+from pathopatch.patches.labels import LabelSource
 from pathopatch.patches.store_writer import file_checksum, mask_array_name, stored_dtype
 from pathopatch.slides import Slide, aligned, open_slide
 from pathopatch.slides.integrity import DECODING_ERRORS
@@ -337,3 +338,47 @@ def require_one_geometry(work: Path, slides: Sequence[str]) -> None:
             place=str(work / "slides"),
             remedy="run pathopatch tile again with --force",
         )
+
+
+def tile_stamp(
+    slide: Slide,
+    config: TileConfig,
+    slide_id: str,
+    patient_id: str,
+    source: LabelSource | None,
+    tissue_mask: Path | None,
+    *,
+    block: str = "",
+    earlier: Stamp | None = None,
+) -> Stamp:
+    """Return the stamp of a slide's store and table: the configuration and the fingerprints of all inputs.
+
+    `earlier` is the stamp of what is there: a store that version 0.2 made of the same files stays current.
+    """
+    settings = {
+        **config.model_dump(mode="json", exclude={"registration": {"warn_um"}}),  # which changes no artefact
+        "slide": {
+            "id": slide_id,
+            "patient_id": patient_id,
+            **({"block": block} if block else {}),  # stamps of cohorts without blocks stay as they are
+            "channels": slide.channels,
+            "mpp": slide.mpp,
+            "background": slide.background,
+            "whole_slide": None if source is None else source.whole_slide,
+        },
+    }
+    inputs = slide_inputs(slide, {} if earlier is None else earlier.inputs)
+    for role, path in (source.paths if source is not None else {}).items():
+        inputs[role] = fingerprint_file(path)
+    if tissue_mask is not None:
+        inputs["tissue_mask"] = fingerprint_file(tissue_mask)
+    return Stamp(stage="tile", settings=settings, inputs=inputs)
+
+
+def slide_inputs(slide: Slide, earlier: Mapping[str, str]) -> dict[str, str]:
+    """Return a slide's part of the inputs of a stamp; as version 0.2 had it if `earlier` ones are so, of its files."""
+    if "pixels" in earlier:
+        of_files = {f"slide {index}": fingerprint_file(path) for index, path in enumerate(slide.paths)}
+        if of_files == {role: mark for role, mark in earlier.items() if role.startswith("slide ")}:
+            return of_files | {"pixels": earlier["pixels"]}
+    return {"slide": slide.fingerprint}

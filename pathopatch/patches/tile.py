@@ -30,8 +30,8 @@ from pathopatch.patches.analysis import read_level
 from pathopatch.patches.background_levels import slide_levels, with_cohort_levels
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.labels import LabelSource, SlideLabels, labels, tumor_on_glass
-from pathopatch.patches.source import STAGE, FromImages, FromSlide, measured, tile_stamp
-from pathopatch.patches.store import PatchStore, patch_ids, recorded_attributes, source_record
+from pathopatch.patches.source import STAGE, FromImages, FromSlide, measured
+from pathopatch.patches.store import PatchStore, patch_ids, recorded_attributes, source_record, tile_stamp
 from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.slides import Slide
 from pathopatch.slides.background import background_text

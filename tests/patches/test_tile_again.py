@@ -21,8 +21,7 @@ from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
 from pathopatch.core.files import read_json
 from pathopatch.patches import source as source_module
 from pathopatch.patches.labels import LabelSource
-from pathopatch.patches.source import tile_stamp
-from pathopatch.patches.store import PatchStore
+from pathopatch.patches.store import PatchStore, tile_stamp
 from pathopatch.patches.tile import tile_slide
 
 Make = Callable[..., Any]
