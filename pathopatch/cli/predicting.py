@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import secrets
 import shlex
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -15,7 +16,7 @@ import typer
 
 from pathopatch.cli.options import Batch, ConfigFile, Fields, Quiet, SlideId, SlideMpp, Work, refuse, refuse_limits
 from pathopatch.cli.output import finish, progress_bars, say, say_left_out, set_interrupt_note, show_plan
-from pathopatch.core.errors import InputMissingError
+from pathopatch.core.errors import InputMissingError, PathopatchError
 from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pathopatch.core.config import PredictConfig
     from pathopatch.core.input_files import LeftOut
     from pathopatch.review.decisions import DecisionLog
+    from pathopatch.stages.batch.run_summary import RunSummary
     from pathopatch.stages.find_slides import ToPredict
 
 
@@ -65,7 +67,6 @@ def predict(
 ) -> None:
     """Predict slides, a folder or a cohort: table, heatmap, overlay, and files for other viewers."""
     from pathopatch.stages.batch.run import exit_code
-    from pathopatch.stages.batch.run_summary import RunSummary
     from pathopatch.stages.find_slides import features_to_predict, find_cohort, find_models
     from pathopatch.stages.predict import open_model, predict_cohort, predict_plan, slow_model_notes
 
@@ -73,7 +74,7 @@ def predict(
     if summary is not None and (settings.deidentify or batch.dry_run or summary.suffix != ".json"):
         raise typer.BadParameter("--summary takes a .json, and goes without --dry-run and --deidentify: it names files")
     is_quiet = batch.quiet or summary is not None
-    with nullcontext() if summary is None else RunSummary(summary, out) as record:
+    with nullcontext() if summary is None else _summarized(summary, out) as record:
         opened = open_model(find_models(models), settings)  # before every file of a large folder is opened
         is_head = opened.spec.encoder is not None
         if slides is not None and not is_head:
@@ -89,7 +90,7 @@ def predict(
         if is_head:
             cohort = features_to_predict(Path(sources[0]), slides=slides)
         else:
-            for note in slow_model_notes(opened, settings):
+            for note in slow_model_notes(opened, settings) if summary is None else ():
                 say(note)
             with progress_bars(is_quiet) as progress:
                 found = find_cohort(sources, out=out, slide_id=slide_id, progress=progress)
@@ -110,9 +111,10 @@ def predict(
             outcomes = predict_cohort(
                 cohort, opened, out, settings, batch, slide_mpp=slide_mpp, left_out=left_out, progress=progress
             )
-        if record is not None:
-            print(record.write(cohort, outcomes, left_out))
-            raise typer.Exit(exit_code(outcomes))
+        text = "" if record is None else record.write(cohort, outcomes, left_out)
+    if record is not None:
+        print(text)
+        raise typer.Exit(exit_code(outcomes))
     overlays = [WorkFolder(out).heatmap(outcome.slide_id) / "overlay.png" for outcome in outcomes if not outcome.code]
     for overlay in overlays:
         print(overlay)
@@ -121,6 +123,23 @@ def predict(
         say(f"next: pathopatch review {folder}   (look at the maps, accept or reject)")
         say(f"      pathopatch report {folder}   (one folder to mail or archive)")
     finish(outcomes, batch)
+
+
+@contextmanager
+def _summarized(path: Path, out: Path) -> Iterator[RunSummary]:
+    """Summarize a run; print the text of one that an error ends, since a mail may be all that is read of it."""
+    from pathopatch.stages.batch.run_summary import RunSummary
+
+    record = RunSummary(path, out)
+    try:
+        record.begin()
+        yield record
+    except PathopatchError as error:
+        print(record.fail(error))
+        raise typer.Exit(1) from error
+    except BaseException as error:  # of a signal nothing is printed: who mails the file then has no second text
+        record.fail(error)
+        raise
 
 
 def _what_to_predict(

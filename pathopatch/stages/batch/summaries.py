@@ -1,7 +1,7 @@
 """Summarize many slides from their status files alone: states and errors for `status`, and the table of a cohort.
 
 ``cohort.csv`` has a row for each slide that was ever predicted into the work folder. It is written at the end of a run,
-even of an interrupted one.
+even of an interrupted one; after one that was killed, `status_summary` writes it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathopatch.core.config import UNCERTAIN_BELOW
 from pathopatch.core.csv_table import csv_text
 from pathopatch.core.errors import InputMissingError, PathopatchError, Remark, merged, shared_text
 from pathopatch.core.locks import folder_lock, is_locked, slide_lock
-from pathopatch.core.status import FINISHED, TERMINAL_STATES, listed_status, status_table
+from pathopatch.core.status import FINISHED, FOLDER, TERMINAL_STATES, listed_status, status_table
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.heatmaps.facts import SUMMARY
 from pathopatch.slides.slide_paths import split_fragment
@@ -127,6 +127,11 @@ def status_summary(out: Path) -> StatusSummary:
         raise InputMissingError(
             "no slide was worked on here", place=str(out), remedy="name the folder of pathopatch tile or predict"
         )
+    with suppress(PathopatchError, OSError):  # not where nothing may be written
+        written_ns = max((path.stat().st_mtime_ns for path in out.glob("cohort.csv")), default=0)
+        # A status is renamed into its folder, which has the time of the last one.
+        if "predict" in set(table["stage"]) and (out / FOLDER).stat().st_mtime_ns >= written_ns:
+            write_cohort_table(out)
     listed = read_ignored(out)
     table["state"] = [
         _state(out, listed, *row) for row in table[["slide_id", "stage", "state", "code"]].itertuples(index=False)
