@@ -241,7 +241,7 @@ def _text(summary: Mapping[str, Any], file: Path, last: Mapping[str, Any]) -> st
         to_do = "nothing new; to hear no more of a known failure, such as this one:"
         command = f"pathopatch status {shlex.quote(summary['out'])} --ignore {next(iter(others))} --why REASON"
     elif of_model:
-        to_do = f"{'once' if is_new_model else 'nothing new'}; to predict every slide by the present model:"
+        to_do = f"{'once,' if is_new_model else 'nothing new;'} to predict every slide by the present model:"
         command = retry_command("predict").replace("--retry-failed", "--force", 1) or "the same command with --force"
     elif found:
         to_do = "nothing"
@@ -251,8 +251,8 @@ def _text(summary: Mapping[str, Any], file: Path, last: Mapping[str, Any]) -> st
     lines += [*_wrapped(f"To do: {to_do}", max_lines=3), *([f"  {command}"] if command else []), ""]
     lines += _wrapped(summary.get("error", ""), max_lines=12)
     if is_new_model:
-        count = pluralize(len(of_model), "slide")
-        lines += _wrapped(f"The model changed: {count} of another one stay as they were, and count as failed.")
+        slides = pluralize(len(of_model), "slide")
+        lines += _wrapped(f"The model changed. What another one predicted of {slides} stays, and counts as failed.")
     failures = _failure_lines(others, kinds, to_do, file)
     return "\n".join([*lines, *failures, *([""] if failures or is_new_model else []), *_news_lines(found, last)])
 

@@ -56,6 +56,9 @@ def cohort_table(out: Path) -> pd.DataFrame:
     """Return a row for each slide that was predicted, or failed to be; columns `COHORT`."""
     statuses = status_table(out, COHORT[1:])
     table = statuses[statuses["stage"] == "predict"].drop(columns="stage").reset_index(drop=True)
+    table["state"] = [
+        _interrupted(out, name, "predict", state) for name, state in table[["slide_id", "state"]].to_numpy()
+    ]
     for name in _TEXTS:
         table[name] = table[name].astype(object).where(table[name].notna(), "")
     types = dict.fromkeys(COUNTS, "Int64") | dict.fromkeys(SUMMARY, "float64")
@@ -148,13 +151,19 @@ def status_summary(out: Path) -> StatusSummary:
 
 def _state(out: Path, listed: Mapping[str, Any], slide_id: str, stage: str, state: str, code: str) -> str:
     """Return a slide's state as it is now: its process may have ended, and its file may have been removed."""
-    with suppress(PathopatchError):  # of locks that this user may not take
-        if state == "running" and not is_locked(out, slide_lock(slide_id, stage)):
-            return "interrupted"
+    state = _interrupted(out, slide_id, stage, state)
     entry = listed_status(out, slide_id)[stage] if state == "failed" else {}
     if stage == "predict" and entry and is_ignored(listed.get(slide_id), code, files_of(entry)):
         return "ignored"
     return "gone" if is_gone(entry) else state
+
+
+def _interrupted(out: Path, slide_id: str, stage: str, state: str) -> str:
+    """Return a state, or "interrupted" where the process that was running has ended."""
+    with suppress(PathopatchError):  # of locks that this user may not take
+        if state == "running" and not is_locked(out, slide_lock(slide_id, stage)):
+            return "interrupted"
+    return state
 
 
 def is_gone(entry: Mapping[str, Any]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import made_slides as made
 import numpy as np
 import psutil
 import pytest
-from made_model import edit_both, write_model
+from made_model import made_spec, write_model
 
 from pathopatch.core.artefacts import read_stamp
 from pathopatch.core.errors import DiskFullError, InputUnsupportedError, TableError
@@ -24,6 +25,8 @@ from pathopatch.core.files import FAULT_VARIABLE
 from pathopatch.core.input_files import LeftOut
 from pathopatch.core.status import update_status
 from pathopatch.core.task import Outcome
+from pathopatch.models.bundle import save_bundle
+from pathopatch.models.networks import build_network
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.run_summary import RunSummary, ignore_failure, read_ignored, with_ignored
 
@@ -144,13 +147,17 @@ def test_seven_mails_of_cron_say_what_to_do_each_morning(slides: Path, tmp_path:
     # The failure is known now. A slide was removed, and the model replaced.
     (slides / "b.tif").unlink()
     scan(slides, "e", 6)
-    edit_both(tmp_path / "model", decision_threshold=0.25)
+    shutil.rmtree(tmp_path / "model")
+    save_bundle(tmp_path / "model", build_network("small-groupnorm", 3), made_spec(background="bright"))
     lines = night()
     assert lines[0] == "pathopatch predict: not all well, exit code 3"
-    assert "The model changed: 3 slides of another one stay as they were, and count as" in lines
+    assert "The model changed. What another one predicted of 3 slides stays, and counts as" in lines
     assert lines[-3:] == ["done 1: e (new)", "gone 1: b", "of 5 slides 0 are as before, 1 failed as ignore.csv lists"]
     assert "broken" not in mails[-1]
-    assert typed_into_a_shell(command_of(mails[-1])).stdout.splitlines()[4] == "done 3: a (again), c (again), d (again)"
+    assert (
+        typed_into_a_shell(command_of(mails[-1])).stdout.splitlines()[4]
+        == "done 3: a (failed before), c (failed before), d (failed before)"
+    )
 
     lines = night()
     assert lines[0] == "pathopatch predict: all well, exit code 0"
@@ -407,6 +414,10 @@ def test_a_night_without_its_drive_is_told(slides: Path, said: Callable[..., Any
     scan(slides, "a", 1)
     assert "unknown column" in said(*words, "last-run.json", code=1).out
     assert not Path("out/predictions").exists()
+    Path("out/ignore.csv").unlink()
+    made.write_rgb_pyramid(slides / "a.tif", np.full((3, 64, 64), 200, np.uint8), levels=1, mpp=None)
+    text = " ".join(said(*words, "last-run.json", code=1).out.split())
+    assert "To do: give --slide-mpp to tile, predict, check or info, or fill the column mpp of a manifest" in text
     for refused in (("last-run.txt",), ("last-run.json", "--dry-run"), ("last-run.json", "--deidentify")):
         assert "--summary" in said(*words, *refused, code=2).err
 
