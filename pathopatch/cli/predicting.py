@@ -134,12 +134,12 @@ def _summarized(path: Path, out: Path) -> Iterator[RunSummary]:
     try:
         record.begin()
         yield record
-    except PathopatchError as error:
-        print(record.fail(error))
+    except Exception as error:
+        text = record.fail(error)
+        if not isinstance(error, PathopatchError):
+            raise
+        print(text)
         raise typer.Exit(1) from error
-    except BaseException as error:  # of a signal nothing is printed: who mails the file then has no second text
-        record.fail(error)
-        raise
 
 
 def _what_to_predict(

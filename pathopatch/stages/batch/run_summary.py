@@ -30,6 +30,7 @@ from pathopatch.stages.batch.run import exit_code, last_events, retry_command
 
 _COLUMNS = ("slide_id", "code", "why", "when", "content")  # of ignore.csv; an empty content stands for any
 _KINDS, _NAMES = 3, 40  # of failures, and of failed slides, in the text, which is to fit a screen
+_NEW = "since the last run"
 _wrapped = partial(
     textwrap.wrap, width=79, subsequent_indent="  ", placeholder=" …", break_on_hyphens=False, break_long_words=False
 )
@@ -87,16 +88,11 @@ def with_ignored(listed: Mapping[str, Mapping[str, str]], outcomes: Sequence[Out
 
 def _content(files: Sequence[str]) -> str:
     """Return the fingerprint of files in whatever order; "" of none."""
-    return fingerprint(sorted(_marks(files))) if files else ""
-
-
-def _marks(files: Sequence[str]) -> list[str]:
-    """Return the fingerprint of each file, "" of one that cannot be read."""
-    marks = [""] * len(files)
+    marks = [""] * len(files)  # "" of one that cannot be read
     for number, file in enumerate(files):
         with suppress(PathopatchError, OSError):
             marks[number] = fingerprint_file(_path(file))
-    return marks
+    return fingerprint(sorted(marks)) if files else ""
 
 
 def _path(file: str) -> Path:
@@ -133,7 +129,9 @@ class RunSummary:
         if "ended" in last and last["ended"] is None:
             self._not_ended[str(last.get("began"))] = "killed, or it still runs"
         if not isinstance(last.get("told"), dict):  # the first summary here: slides of earlier runs are known
-            last["told"] = {name: one.get("ended") for name in slide_ids(out) if (one := _status(out, name))}
+            last["told"] = {
+                name: one.get("ended") for name in slide_ids(out) if (one := read_status(out, name).get("predict"))
+            }
 
     def _read(self) -> dict[str, Any]:
         with suppress(PathopatchError):
@@ -149,34 +147,30 @@ class RunSummary:
         remedy = "if it was killed, look for the reason (memory, a reboot); the next run goes on"
         self._write({**self._last, "exit_code": None, "error": words, "remedy": remedy}, ended=None)
 
-    def fail(self, error: BaseException) -> str:
-        """Write that an error or a signal ended the run, and return the text."""
-        code, message = 130 if isinstance(error, KeyboardInterrupt) else 143, "a signal ended the run"
-        remedy = "nothing if you ended it: the next run goes on"
-        if isinstance(error, Exception):
-            code = getattr(error, "exit_code", 1)  # that of a wrong usage is the command line's own
-            message, _, remedy = str(with_code(error) if code == 1 else error).partition(" Remedy: ")
-        ended = {"exit_code": code, "error": message, "remedy": remedy}
-        try:
-            return self._write({**(self._read() or self._last), **ended}, ended=_now())
-        except (PathopatchError, OSError):  # the first error must be heard, and nobody read that the run goes on
-            with suppress(OSError):
-                self._path.with_suffix(".txt").unlink(missing_ok=True)
-            return _text({**ended, "ended": _now(), "out": str(self._out)}, self._path, {})
+    def fail(self, error: Exception) -> str:
+        """Write that an error ended the run, and return the text; after a signal that of `begin` stays."""
+        code = getattr(error, "exit_code", 1)  # that of a wrong usage is the command line's own
+        message, _, remedy = str(with_code(error) if code == 1 else error).partition(" Remedy: ")
+        summary = {**(self._read() or self._last), "exit_code": code, "error": message, "remedy": remedy}
+        with suppress(PathopatchError, OSError):  # the first error must be heard
+            self._write(summary, ended=_now())
+        return _text({**summary, "ended": _now(), "out": str(self._out)}, self._path, {})
 
     def write(self, rows: Sequence[HasSlideId], outcomes: Sequence[Outcome], left_out: Sequence[LeftOut]) -> str:
         """Write what a run found, of most with a note on each slide by slide_id, and return the text."""
         last = self._read() or self._last  # another run may have told something meanwhile
         told, failures_before = _entries(last, "told"), _entries(last, "failures")
         ids, states = {row.slide_id for row in rows}, {each.slide_id: each.state for each in outcomes}
-        status = {name: _status(self._out, name) for name in {*told, *states}}
+        status = {name: read_status(self._out, name).get("predict", {}) for name in {*told, *states}}
         for name, state in states.items():
-            # Ended at another time than was told: a run that told nothing of it did it.
-            if state == "current" and told.get(name, "") != status[name].get("ended"):
-                states[name] = status[name].get("state", "done")
+            if state in (*FINISHED, "current"):  # whichever run did it: what ended at another time than was told is new
+                is_told = told.get(name, "") == status[name].get("ended")
+                states[name] = "current" if is_told else status[name].get("state", "done")
         absent = sorted(name for name in told.keys() - ids if status[name])  # `clean` may have taken some out
         files = [map(_path, files_of(status[name])) for name in absent]
         gone = [name for name, paths in zip(absent, files, strict=True) if not all(map(os.path.lexists, paths))]
+        failed = [each for each in outcomes if each.state == "failed"]
+        of_model = [each.slide_id for each in failed if OTHER_MODEL in each.message]
         failures = {each.slide_id: [each.code, _content(each.files)] for each in outcomes if each.code}
         found = {
             "exit_code": exit_code(outcomes),
@@ -189,13 +183,14 @@ class RunSummary:
                     "remedy": remedy,
                     "is_new": failures_before.get(each.slide_id) != failures[each.slide_id],
                 }
-                for each in outcomes
-                if each.state == "failed"
+                for each in failed
+                if each.slide_id not in of_model
                 for message, _, remedy in [each.message.partition(" Remedy: ")]
             },
             "new": {name: state for name, state in states.items() if name not in told},
             "done": {name: state for name, state in states.items() if state in FINISHED},
-            "gone": {name: "before" if name in _entries(last, "gone") else "since the last run" for name in gone},
+            "other_model": {name: "before" if name in _entries(last, "other_model") else _NEW for name in of_model},
+            "gone": {name: "before" if name in _entries(last, "gone") else _NEW for name in gone},
             "ignored": {each.slide_id: f"{each.code}: {each.message}" for each in outcomes if each.state == "ignored"},
             "left_out": {str(item.path): item.reason for item in left_out},
             "failures": failures,
@@ -214,10 +209,6 @@ class RunSummary:
         return text
 
 
-def _status(out: Path, slide_id: str) -> dict[str, Any]:
-    return dict(read_status(out, slide_id).get("predict", {}))
-
-
 def _entries(summary: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return a table of a summary; empty where a person or a program put something else in its place."""
     return value if isinstance(value := summary.get(name), dict) else {}
@@ -226,20 +217,18 @@ def _entries(summary: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _text(summary: Mapping[str, Any], file: Path, last: Mapping[str, Any]) -> str:
     """Return a summary in lines that can be mailed: what is to be done, new failures, and what else is new."""
     code, found = summary["exit_code"], {} if "error" in summary else summary
-    of_model, others, kinds = dict[str, Any](), dict[str, Any](), dict[tuple[str, str], list[str]]()
-    for name, one in found.get("failed", {}).items():
-        is_of_model = OTHER_MODEL in one["message"]
-        (of_model if is_of_model else others)[name] = one
-        if one["is_new"] and not is_of_model:
-            kinds.setdefault((one["code"], one["remedy"]), []).append(name)
+    failed, of_model = _entries(found, "failed"), _entries(found, "other_model")
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for name in (name for name, one in failed.items() if one["is_new"]):
+        kinds.setdefault((failed[name]["code"], failed[name]["remedy"]), []).append(name)
     kinds = dict(sorted(kinds.items(), key=lambda item: -len(item[1])))
-    is_new_model = any(one["is_new"] for one in of_model.values())
+    is_new_model = _NEW in of_model.values()
     to_do, command = summary.get("remedy") or "see what went wrong, below", ""
     if kinds and not is_new_model:
         to_do = "what the remedies below say" if len(kinds) > 1 else next(iter(kinds))[1] or "look at the slide"
-    elif others and not is_new_model:
+    elif failed and not is_new_model:
         to_do = "nothing new; to hear no more of a known failure, such as this one:"
-        command = f"pathopatch status {shlex.quote(summary['out'])} --ignore {next(iter(others))} --why REASON"
+        command = f"pathopatch status {shlex.quote(summary['out'])} --ignore {next(iter(failed))} --why REASON"
     elif of_model:
         to_do = f"{'once,' if is_new_model else 'nothing new;'} to predict every slide by the present model:"
         command = retry_command("predict").replace("--retry-failed", "--force", 1) or "the same command with --force"
@@ -253,7 +242,7 @@ def _text(summary: Mapping[str, Any], file: Path, last: Mapping[str, Any]) -> st
     if is_new_model:
         slides = pluralize(len(of_model), "slide")
         lines += _wrapped(f"The model changed. What another one predicted of {slides} stays, and counts as failed.")
-    failures = _failure_lines(others, kinds, to_do, file)
+    failures = _failure_lines(failed, kinds, to_do, file)
     return "\n".join([*lines, *failures, *([""] if failures or is_new_model else []), *_news_lines(found, last)])
 
 
@@ -290,14 +279,16 @@ def _news_lines(found: Mapping[str, Any], last: Mapping[str, Any]) -> list[str]:
     empty = {name: ", no tissue" for name, state in found["done"].items() if state == "done_empty"}
     news = {
         "done": [f"{name} ({notes[name]}{empty.get(name, '')})" for name in found["done"]],
-        "gone": [name for name, since in found["gone"].items() if since != "before"],
+        "files gone": [name for name, since in found["gone"].items() if since == _NEW],
         "left out": [f"{Path(path).name} ({why})" for path, why in found["left_out"].items() if path not in left_out],
     }
     lines = [f"the run of {began} did not end; this one tells what it did" for began in found["not_ended"]]
     for title, texts in news.items():
         lines += _wrapped(f"{title} {len(texts)}: {', '.join(texts)}", max_lines=1) if texts else []
-    ignored = f", {len(found['ignored'])} failed as ignore.csv lists" if found["ignored"] else ""
-    return [*lines, f"of {found['slides']:,} slides {found['unchanged']:,} are as before{ignored}"]
+    counts = [f"of {found['slides']:,} slides {found['unchanged']:,} are as before"]
+    counts += [f"{len(found['ignored'])} failed as ignore.csv lists"] if found["ignored"] else []
+    counts += [f"{len(found['other_model']):,} are another model's"] if found["other_model"] else []
+    return [*lines, ", ".join(counts)]
 
 
 def _now() -> str:

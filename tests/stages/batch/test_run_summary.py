@@ -152,7 +152,11 @@ def test_seven_mails_of_cron_say_what_to_do_each_morning(slides: Path, tmp_path:
     lines = night()
     assert lines[0] == "pathopatch predict: not all well, exit code 3"
     assert "The model changed. What another one predicted of 3 slides stays, and counts as" in lines
-    assert lines[-3:] == ["done 1: e (new)", "gone 1: b", "of 5 slides 0 are as before, 1 failed as ignore.csv lists"]
+    assert lines[-3:] == [
+        "done 1: e (new)",
+        "files gone 1: b",
+        "of 5 slides 0 are as before, 1 failed as ignore.csv lists, 3 are another model's",
+    ]
     assert "broken" not in mails[-1]
     assert (
         typed_into_a_shell(command_of(mails[-1])).stdout.splitlines()[4]
@@ -317,10 +321,13 @@ def test_what_is_gone_and_what_was_left_out_is_told_once(tmp_path: Path) -> None
         update_status(tmp_path, name, "predict", {"state": "done", "source": {"R": f"{tmp_path}/{name}.tif#page=1"}})
     (tmp_path / "gone2.tif").touch()
     left_out = [LeftOut(tmp_path / "notes.txt", "no slide")]
-    for since, lines in (("since the last run", ["gone 1: gone1", "left out 1: notes.txt (no slide)"]), ("before", [])):
+    for since, lines in (
+        ("since the last run", ["files gone 1: gone1", "left out 1: notes.txt (no slide)"]),
+        ("before", []),
+    ):
         summary, text = summarized(tmp_path, [done("a", "done")], left_out)
         assert summary["gone"] == {"gone1": since}
-        assert [line for line in text.splitlines() if line.startswith(("gone", "left"))] == lines
+        assert [line for line in text.splitlines() if line.startswith(("files gone", "left"))] == lines
 
 
 def test_what_no_whole_summary_told_is_in_the_next_one(tmp_path: Path) -> None:
@@ -329,7 +336,7 @@ def test_what_no_whole_summary_told_is_in_the_next_one(tmp_path: Path) -> None:
     for name, time_ended in ended.items():
         update_status(tmp_path, name, "predict", {"state": "done", "ended": time_ended})
     summarized(tmp_path, [done("kept"), failed("failed"), done("again")])
-    for night in ("killed", "killed too", "error", "signal"):
+    for night in ("killed", "killed too", "error"):
         record = RunSummary(tmp_path / "last-run.json", tmp_path)
         record.begin()
         text = (tmp_path / "last-run.txt").read_text()
@@ -340,9 +347,6 @@ def test_what_no_whole_summary_told_is_in_the_next_one(tmp_path: Path) -> None:
             for name in ("new", "failed", "again"):
                 update_status(tmp_path, name, "predict", {"state": "done", "ended": "2"})
             assert "I/O" in record.fail(OSError(5, "I/O"))
-        if night == "signal":
-            assert "a signal ended the run" in record.fail(KeyboardInterrupt())
-            assert json.loads((tmp_path / "last-run.json").read_text())["exit_code"] == 130
     names = ("kept", "failed", "again", "new")
     summary, text = summarized(tmp_path, [done(name) for name in names])
     assert summary["new"] == {"new": "done"}
@@ -358,7 +362,8 @@ def test_a_run_tells_nothing_that_another_told_meanwhile(tmp_path: Path) -> None
     first.begin()
     update_status(tmp_path, "a", "predict", {"state": "done", "ended": "1"})
     assert summarized(tmp_path, [done("a")])[0]["new"] == {"a": "done"}
-    assert first.write([row(tmp_path / "a.tif")], [done("a")], []).endswith("of 1 slides 1 are as before")
+    text = first.write([row(tmp_path / "a.tif")], [done("a", "done")], [])
+    assert text.endswith("To do: nothing\n\nof 1 slides 1 are as before")
 
 
 def test_a_text_that_cannot_be_written_is_returned_and_no_older_one_stays(tmp_path: Path) -> None:
