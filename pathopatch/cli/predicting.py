@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 import secrets
 import shlex
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -16,7 +16,7 @@ import typer
 
 from pathopatch.cli.options import IN_DRY_RUN, Batch, ConfigFile, Fields, Quiet, SlideId, SlideMpp, Work, refuse
 from pathopatch.cli.output import finish, progress_bars, say, say_left_out, say_warnings, set_interrupt_note, show_plan
-from pathopatch.core.errors import InputMissingError
+from pathopatch.core.errors import InputMissingError, PathopatchError
 from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
 
@@ -70,7 +70,6 @@ def predict(
     """Predict slides, a folder or a cohort: table, heatmap, overlay, and files for other viewers."""
     from pathopatch.stages.batch.parts import part_of_manifest
     from pathopatch.stages.batch.run import exit_code
-    from pathopatch.stages.batch.run_summary import RunSummary
     from pathopatch.stages.find_slides import features_to_predict
     from pathopatch.stages.predict import named, open_model, predict_cohort, predict_plan, slow_model_notes
 
@@ -78,14 +77,14 @@ def predict(
     if summary is not None and (settings.deidentify or batch.dry_run or summary.suffix != ".json"):
         raise typer.BadParameter("--summary takes a .json, and goes without --dry-run and --deidentify: it names files")
     is_quiet = batch.quiet or summary is not None
-    with nullcontext() if summary is None else RunSummary(summary, out) as record:
+    with nullcontext() if summary is None else _summarized(summary, out) as record:
         opened = open_model(models, settings)  # before every file of a large folder is opened
         cohort: ToPredict
         left_out: tuple[LeftOut, ...] = ()
         if opened.spec.encoder is None:
             if slides is not None:
                 raise typer.BadParameter("--slides goes with features; slides to predict are named in place of it")
-            for note in slow_model_notes(opened, settings):
+            for note in slow_model_notes(opened, settings) if summary is None else ():
                 say(note)
             found = _find_slides(sources, out, slide_id, is_quiet=is_quiet, record=record)
             cohort, left_out = found.rows, found.left_out
@@ -107,11 +106,29 @@ def predict(
             outcomes = predict_cohort(
                 cohort, opened, out, settings, batch, slide_mpp=slide_mpp, left_out=left_out, progress=progress
             )
-        if record is not None:
-            print(record.write(cohort, outcomes, left_out))
-            raise typer.Exit(exit_code(outcomes))
+        text = "" if record is None else record.write(cohort, outcomes, left_out)
+    if record is not None:
+        print(text)
+        raise typer.Exit(exit_code(outcomes))
     _show_maps(out, outcomes, batch.quiet)
     finish(outcomes, batch)
+
+
+@contextmanager
+def _summarized(path: Path, out: Path) -> Iterator[RunSummary]:
+    """Summarize a run; print the text of one that an error ends, since a mail may be all that is read of it."""
+    from pathopatch.stages.batch.run_summary import RunSummary
+
+    record = RunSummary(path, out)
+    try:
+        record.begin()
+        yield record
+    except Exception as error:
+        text = record.fail(error)
+        if not isinstance(error, PathopatchError):
+            raise
+        print(text)
+        raise typer.Exit(1) from error
 
 
 def _what_to_predict(

@@ -36,6 +36,8 @@ SUMMARY = (
     "mean_probability", "decision_probability", "lowest_margin", "flagged_share", *(f"flag_{name}" for name in FLAGS),
 )  # fmt: skip
 """Names of the numbers in ``heatmap.json`` and ``cohort.csv``."""
+OTHER_MODEL = "predicted by another model"
+"""Words of the error of a slide whose outputs are not the present model's."""
 LEAKS = (TRAINED_ON, SELECTED_ON)
 """Words of ``leakage`` that call for a warning."""
 OWN, TABLE = "fingerprint", "predictions"  # a mark of the facts themselves, and the table's name among the marks

@@ -41,6 +41,7 @@ from pathopatch.heatmaps.facts import (
     CSV,
     EXPORTS,
     HEATMAP,
+    OTHER_MODEL,
     OWN,
     REGIONS,
     TABLE,
@@ -210,9 +211,15 @@ def _tissue_warnings(prediction: Prediction) -> list[str]:
 def _refuse_other_slide(
     out: Path, source: DrawnSource, replace_changed: bool, stamp: Stamp, existing: Stamp, facts_path: Path
 ) -> bool:
-    """Refuse to replace outputs of another slide with the same id; True to replace those of its earlier content."""
+    """Refuse to replace outputs of another model, or slide of the same id; True to replace those of an earlier file."""
     if stamp.inputs["slide"] == existing.inputs.get("slide"):
-        return False
+        if stamp.inputs["model"] == existing.inputs.get("model"):
+            return False
+        raise StaleArtefactError(
+            f"the slide was {OTHER_MODEL}: {'; '.join(stamp.differences(existing))}",
+            place=str(facts_path),
+            remedy="use --force to predict it by this one, or another work folder to keep both",
+        )
     before = read_status(out, source.slide_id).get(STAGE, {}).get("source")
     require_same_source(before, source.source, slide_id=source.slide_id, place=facts_path.parent)
     if len(changes := stamp.differences(existing)) > 1 or replace_changed:

@@ -357,8 +357,8 @@ def check_slide(spec: BundleSpec, slide: Slide) -> list[str]:
     raise CheckpointIncompatibleError(
         f"the slide is {slide.background} where there is no tissue, the model's slides are {spec.background}",
         place=place,
-        remedy=f"use a model trained on such slides; if this one is in fact {spec.background}, set the manifest's "
-        "column background",
+        remedy=f"use a model trained on such slides; if this one is in fact {spec.background}, say so in the "
+        "column background of a manifest",
     )
 
 

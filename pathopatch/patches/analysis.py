@@ -33,7 +33,7 @@ _MOST_LOST = 0.02  # of the tissue, at the right and lower edge
 _MOST_LEFT_OUT = 0.5  # of the tissue, by a mask of artefacts
 _BATCH_BYTES = 32 * 2**20
 _TISSUE_REMEDY = (
-    "Look at its outline; give a tissue_mask in the manifest, or set background_level, method = 'fixed' or when_unsure "
+    "Look at its outline; give a tissue_mask in a manifest, or set background_level, method = 'fixed' or when_unsure "
     "in [tile.tissue]"
 )
 
@@ -219,7 +219,7 @@ def _check_channels(slide: Slide, config: TileConfig) -> None:
             raise ChannelMismatchError(
                 f"{key} names {', '.join(unknown)}, the slide has {', '.join(slide.channels)}",
                 place=str(slide.paths[0]),
-                remedy=f"correct {key}, or name the slide's channels in the manifest",
+                remedy=f"correct {key}, or name the slide's channels in a manifest",
             )
 
 

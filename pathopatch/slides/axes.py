@@ -185,7 +185,7 @@ def _implied_pages(
     raise unsupported(
         path,
         f"{page_count} pages ({_described(first)}), which do not say that they are channels",
-        f"{'; or '.join(remedies)}; or name all planes in the column channels",
+        f"{'; or '.join(remedies)}; or name all planes in the column channels of a manifest",
     )
 
 

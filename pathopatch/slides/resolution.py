@@ -20,7 +20,9 @@ RGB = ("R", "G", "B")
 DTYPES = tuple(np.dtype(name) for name in ("uint8", "uint16", "int8", "int16", "float32", "float64"))
 """Sample types that a slide may have."""
 ICC_TAG = 34675  # of a TIFF
-ALPHA_NOTE = "the alpha sample is taken as opacity; if it is a channel, name all samples in the column channels"
+ALPHA_NOTE = (
+    "the alpha sample is taken as opacity; if it is a channel, name all samples in the column channels of a manifest"
+)
 
 _UM_PER_UNIT = {
     "m": 1e6, "dm": 1e5, "cm": 1e4, "mm": 1e3, "um": 1.0, "nm": 1e-3, "pm": 1e-6, "inch": 25400.0, "in": 25400.0,

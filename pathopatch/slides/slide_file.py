@@ -121,7 +121,7 @@ class SlideFile(ABC):
             raise MppMissingError(
                 f"micrometres per pixel are unknown: {self._resolution.reason}",
                 place=", ".join(map(str, self.paths)),
-                remedy="fill the manifest's column mpp, or give --slide-mpp to tile, predict, check or info",
+                remedy="give --slide-mpp to tile, predict, check or info; in a manifest fill the column mpp",
             )
         return self._resolution.mpp
 

@@ -96,7 +96,7 @@ def _require_same_grid(name: str, one: Slide, other_name: str, other: Slide, *, 
         raise ModalityMismatchError(
             f"{name} and {other_name} differ: {'; '.join(differences)}",
             place=f"{one.paths[0]}, {other.paths[0]}",
-            remedy="register and resample the files to one grid, or correct the manifest",
+            remedy="register and resample the files to one grid, or name those that belong together in a manifest",
         )
 
 

@@ -206,7 +206,7 @@ def _without_alpha(planes: list[Plane], path: Path, named: int) -> tuple[list[Pl
         raise unsupported(
             path,
             f"{page.samplesperpixel} samples a pixel, of which three are red, green and blue: alpha, or channels",
-            "save it as RGB without alpha; or, if all are channels, name each in the column channels",
+            "save it as RGB without alpha; or, if all are channels, name each in the column channels of a manifest",
         )
     return planes, None
 

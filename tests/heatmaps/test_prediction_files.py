@@ -289,7 +289,7 @@ def test_other_pixels_weights_or_precision_stop_unless_forced(tmp_path, slide, i
     half = model()
     half.runtime.precision = "bfloat16"
     for other, reason in (
-        (mean_model(gain=3.0, bias=1.0), "'model' differs"),
+        (mean_model(gain=3.0, bias=1.0), "the slide was predicted by another model: input 'model' differs"),
         (half, "precision was 'float32', is 'bfloat16'"),
     ):
         with pytest.raises(StaleArtefactError, match=reason):
@@ -376,7 +376,7 @@ def test_a_slide_of_another_background_is_refused_unless_it_is_stated(tmp_path, 
             predict_to(slide, guessed, tmp_path / "out", slide_id="s1", config=config)
         with pytest.raises(CheckpointIncompatibleError, match="bright"):
             predict_slide(slide, guessed, config=config)
-    assert "manifest's column background" in raised.value.remedy
+    assert "column background of a manifest" in raised.value.remedy
     assert not (tmp_path / "out" / "heatmaps").exists()
     with open_slide(tmp_path / "s.tif", channels=("SHG",), background="dark") as slide:
         assert predict_to(slide, guessed, tmp_path / "out", slide_id="s1", config=config).state == "done"

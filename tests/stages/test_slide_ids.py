@@ -93,15 +93,15 @@ def test_ten_nights_of_namesakes_copies_moves_and_a_drive_that_goes(root: Path, 
     scan(s / "y.tif", 4)
     told, printed = night(s)
     assert told["new"] == {"s_y": "done"}
-    assert told["changed"] == {"x": f"{s}/x.tif is now {s}/old.tif", "y": f"{s}/y.tif is now {s}/x.tif"}
-    assert "changed 2: x (" in printed.out
+    assert told["moved"] == {"x": f"{s}/x.tif is now {s}/old.tif", "y": f"{s}/y.tif is now {s}/x.tif"}
+    assert "renamed or moved 2: x, y" in printed.out
     assert [source(name) for name in ("b_x", "s_y", "x", "y")] == ["s/b/x.tif", "s/y.tif", "s/old.tif", "s/x.tif"]
 
     scan(s / "broken.tif", 5, share=0.5)
     (s / "c").mkdir()
     (s / "x.tif").rename(s / "c/y2.tif")  # moved
     told = night(s, code=3)[0]
-    assert (told["changed"], list(told["failed"])) == ({"y": f"{s}/x.tif is now {s}/c/y2.tif"}, ["broken"])
+    assert (told["moved"], list(told["failed"])) == ({"y": f"{s}/x.tif is now {s}/c/y2.tif"}, ["broken"])
     said("status", "out", "--ignore", "broken", "--why", "lost")
     (s / "broken.tif").rename(s / "c/cut.tif")
     assert list(night(s)[0]["ignored"]) == ["broken"]
@@ -118,11 +118,11 @@ def test_ten_nights_of_namesakes_copies_moves_and_a_drive_that_goes(root: Path, 
     s.rmdir()
     (root / "away").rename(s)
     told = night(s)[0]
-    assert (told["unchanged"], told["new"], told["changed"], told["gone"]) == (4, {}, {}, {})
+    assert (told["unchanged"], told["new"], told["moved"], told["gone"]) == (4, {}, {}, {})
 
     s.rename(t / "s")  # the drive has another place from now on
     told = night(t)[0]
-    assert (sorted(told["changed"]), told["new"]) == (["b_x", "broken", "s_y", "x", "y"], {"z": "done"})
+    assert (sorted(told["moved"]), told["new"]) == (["b_x", "broken", "s_y", "x", "y"], {"z": "done"})
     assert slide_ids(root / "out") == ["b_x", "broken", "s_y", "x", "y", "z"]
     assert sorted(path.stem for path in root.glob("out/predictions/*")) == ["b_x", "s_y", "x", "y", "z"]
     assert [verdict(name) for name in "xy"] == [("accept", False)] * 2
@@ -171,7 +171,7 @@ def test_an_id_stays_where_a_model_has_the_channels_in_another_order(root: Path,
     assert night(root / "s")[0]["new"] == {"x": "done"}
     assert night(root / "s")[0]["unchanged"] == 1
     (root / "s/x.tif").rename(root / "s/y.tif")
-    assert list(night(root / "s")[0]["changed"]) == ["x"]
+    assert list(night(root / "s")[0]["moved"]) == ["x"]
 
 
 @pytest.mark.parametrize("back", [True, False])

@@ -25,15 +25,13 @@ from pathopatch.groups.decisions.decision import (
 
 COLUMNS = (
     "slide_id", "x", "y", "verdict", "reason", "comment", "reviewer", "made", "fingerprint", "run", "threshold",
-    "stands", "id", "undoes",
+    "stands", "id", "undoes", "sorted_as", "region", "settles", DISPUTED,
 )  # fmt: skip
 """Columns of an exported file. ``stands``: the row counts, or is its reviewer's latest, and was not withdrawn.
 
-``sorted_as`` follows where the clock was once set back, ``region`` where one was drawn, and ``settles`` where a dispute
-was settled, see `RecordedDecision`; ``disputed`` where reviewers differ: true of each verdict that stands on it.
+``disputed``: reviewers differ, and the row is a verdict that stands. For the others see `RecordedDecision`.
 """
 
-_LATE_COLUMNS = ("sorted_as", "region", "settles")
 _REQUIRED = ("slide_id", "verdict", "reviewer")
 _TEXT_COLUMNS = ("reason", "comment", "reviewer", "fingerprint", "run")
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
@@ -44,12 +42,9 @@ def decisions_csv(rows: Iterable[RecordedDecision]) -> str:
     rows = list(rows)
     standing = StandingDecisions(rows)
     disputed = {subject for subject, one in standing.by_subject.items() if one.dispute}
-    columns = (*COLUMNS, *(name for name in _LATE_COLUMNS if any(getattr(row, name) for row in rows)))
-    if disputed:
-        columns = (*columns, DISPUTED)
     stream = io.StringIO(newline="")
     # CRLF, so that the csv module also quotes a cell that holds a lone CR.
-    writer = csv.DictWriter(stream, columns, extrasaction="ignore", lineterminator="\r\n")
+    writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore", lineterminator="\r\n")
     writer.writeheader()
     for row in rows:
         texts = {name: escape_formulas(getattr(row, name)) for name in _TEXT_COLUMNS}
@@ -73,7 +68,7 @@ def read_decisions(path: Path) -> list[RecordedDecision]:
     TableError
         Lists everything wrong in it, with row of a spreadsheet, column and remedy.
     """
-    optional = [name for name in (*COLUMNS, *_LATE_COLUMNS, DISPUTED) if name not in _REQUIRED]
+    optional = [name for name in COLUMNS if name not in _REQUIRED]
     table = read_csv_table(path, kind="file", item="decision", required=_REQUIRED, optional=optional)
     # Cells can only be parsed where all columns are known.
     table.raise_problems()

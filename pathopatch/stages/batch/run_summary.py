@@ -1,37 +1,39 @@
-"""Summarize a run of ``predict``, for a mail and for programs; known failures, ``ignore.csv``, alarm only once.
-
-Statuses tell which slides earlier runs had, and heatmaps what their files held; of failed slides the last summary does.
-"""
+"""Summarize a run of ``predict``, for a mail and for programs; known failures, ``ignore.csv``, alarm only once."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from pathopatch.core.artefacts import fingerprint, fingerprint_file
 from pathopatch.core.csv_table import read_csv_table, unescape_formulas
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, PathopatchError, with_code
-from pathopatch.core.files import inside, json_text, read_json, write_bytes, write_csv
+from pathopatch.core.files import disk_errors, inside, json_text, read_json, write_bytes, write_csv
 from pathopatch.core.input_files import LeftOut
 from pathopatch.core.locks import STATUS, folder_lock
 from pathopatch.core.status import FINISHED, read_status, slide_ids
 from pathopatch.core.task import HasSlideId, Outcome
+from pathopatch.core.text import pluralize
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.heatmaps.facts import read_facts
-from pathopatch.slides.slide_paths import split_fragment
-from pathopatch.stages.batch.run import exit_code, last_events
+from pathopatch.heatmaps.facts import OTHER_MODEL
+from pathopatch.slides.slide_paths import file_of
+from pathopatch.stages.batch.run import exit_code, last_events, retry_command
 
 _COLUMNS = ("slide_id", "code", "why", "when", "content")  # of ignore.csv; an empty content stands for any
-_LISTS = ("failed", "changed", "new", "done", "gone", "ignored", "left_out")
-_FAILURES = 3  # are told in full, so that the text has at most 24 lines: a screen
-_wrapped = partial(textwrap.wrap, width=79, subsequent_indent="  ", placeholder=" …")
+_KINDS, _NAMES = 3, 40  # of failures, and of failed slides, in the text, which is to fit a screen
+_NEW = "since the last run"
+_wrapped = partial(
+    textwrap.wrap, width=79, subsequent_indent="  ", placeholder=" …", break_on_hyphens=False, break_long_words=False
+)
 
 
 def read_ignored(out: Path) -> dict[str, dict[str, str]]:
@@ -86,21 +88,11 @@ def with_ignored(listed: Mapping[str, Mapping[str, str]], outcomes: Sequence[Out
 
 def _content(files: Sequence[str]) -> str:
     """Return the fingerprint of files in whatever order; "" of none."""
-    return fingerprint(sorted(_marks(files))) if files else ""
-
-
-def _marks(files: Sequence[str]) -> list[str]:
-    """Return the fingerprint of each file, "" of one that cannot be read."""
-    marks = [""] * len(files)
+    marks = [""] * len(files)  # "" of one that cannot be read
     for number, file in enumerate(files):
         with suppress(PathopatchError, OSError):
-            marks[number] = fingerprint_file(_path(file))
-    return marks
-
-
-def _path(file: str) -> Path:
-    """Return the path of a file of which a page or a plane may be named."""
-    return Path(file if os.path.lexists(file) else split_fragment(file).path)
+            marks[number] = fingerprint_file(file_of(file))
+    return fingerprint(sorted(marks)) if files else ""
 
 
 def files_of(entry: Mapping[str, Any]) -> list[str]:
@@ -109,25 +101,19 @@ def files_of(entry: Mapping[str, Any]) -> list[str]:
     return [named] if isinstance(named, str) else list(named.values() if isinstance(named, dict) else named)
 
 
-def _predicted_files(out: Path, slide_id: str) -> list[str]:
-    """Return the fingerprints of the files that a slide was predicted from; none if it was not."""
-    with suppress(PathopatchError, KeyError):
-        return list(read_facts(WorkFolder(out).heatmap(slide_id))["files"])
-    return []
-
-
 class RunSummary:
-    """The summary of a run, JSON at `path` and a text beside it. Where an error ends the run, that is written.
+    """The summary of a run, JSON at `path` and a text beside it: what no whole summary has told yet.
 
-    InputUnsupportedError if something else stands there, or `path` lies among the work folder's own files.
+    ``told`` in the JSON has the slides that a whole summary knew, and when the work on each ended. It stays as it is
+    while a run goes on, and where an error, a signal or a kill ends one.
+    InputUnsupportedError if something else stands at `path`, or it lies among the work folder's own files.
     """
 
     def __init__(self, path: Path, out: Path) -> None:
-        self._path, self._out, self._began, self._last = path, out, _now(), dict[str, Any]()
+        self._path, self._out, self._began = path, out, _now()
         self.moved: Mapping[str, str] = {}  # by slide_id: where its file was, and where it is
-        with suppress(PathopatchError):
-            self._last = read_json(path)
-        is_other = "exit_code" not in self._last if self._last else path.with_suffix(".txt").exists()
+        self._last = last = self._read()
+        is_other = "exit_code" not in last if last else path.with_suffix(".txt").exists()
         place, folder = path.resolve(), out.resolve()
         if is_other or folder in place.parents[1:] or place == WorkFolder(folder).left_out:
             raise InputUnsupportedError(
@@ -135,92 +121,172 @@ class RunSummary:
                 place="--summary",
                 remedy="name a file of its own, such as OUT/last-run.json",
             )
-        # A person or a program may have put something else into it.
-        if not isinstance(self._last.get("failed_files"), dict):
-            self._last["failed_files"] = {}
-        if not isinstance(self._last.get("gone"), dict):
-            self._last["gone"] = {}
-        failed, listed = self._last["failed_files"], self._last.get("known")
-        known = [name for name in slide_ids(out) if not isinstance(listed, list) or name in listed]
-        known = [name for name in known if "predict" in read_status(out, name)]
-        self._marks = {name: _predicted_files(out, name) or failed.get(name, []) for name in known}
+        self._not_ended = _entries(last, "not_ended") if "error" in last else {}
+        if "ended" in last and last["ended"] is None:
+            self._not_ended[str(last.get("began"))] = "killed, or it still runs"
+        if not isinstance(last.get("told"), dict):  # the first summary here: slides of earlier runs are known
+            last["told"] = {
+                name: one.get("ended") for name in slide_ids(out) if (one := read_status(out, name).get("predict"))
+            }
 
-    def __enter__(self) -> RunSummary:
-        return self
+    def _read(self) -> dict[str, Any]:
+        with suppress(PathopatchError):
+            return read_json(self._path)
+        return {}
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None or hasattr(error, "exit_code"):  # the command line's own: the end, or a wrong usage
-            return
-        code = 1 if isinstance(error, Exception) else 130 if isinstance(error, KeyboardInterrupt) else 143
-        message = str(with_code(error)) if isinstance(error, Exception) else "a signal ended the run"
+    def begin(self) -> None:
+        """Write that the run goes on: so a mail of one that was killed says so."""
+        text = self._path.with_suffix(".txt")
+        with disk_errors(text):  # if nothing more can be written, nobody reads the "all well" of an earlier run
+            text.unlink(missing_ok=True)
+        words = f"running since {self._began}, not ended: if this is older than the night, it was killed"
+        remedy = "if it was killed, look for the reason (memory, a reboot); the next run goes on"
+        self._write({**self._last, "exit_code": None, "error": words, "remedy": remedy}, ended=None)
+
+    def fail(self, error: Exception) -> str:
+        """Write that an error ended the run, and return the text; after a signal that of `begin` stays."""
+        code = getattr(error, "exit_code", 1)  # that of a wrong usage is the command line's own
+        message, _, remedy = str(with_code(error) if code == 1 else error).partition(" Remedy: ")
+        summary = {**(self._read() or self._last), "exit_code": code, "error": message, "remedy": remedy}
         with suppress(PathopatchError, OSError):  # the first error must be heard
-            self._write({**self._last, "known": list(self._marks), "exit_code": code, "error": message})
+            self._write(summary, ended=_now())
+        return _text({**summary, "ended": _now(), "out": str(self._out)}, self._path, {})
 
     def write(self, rows: Sequence[HasSlideId], outcomes: Sequence[Outcome], left_out: Sequence[LeftOut]) -> str:
         """Write what a run found, of most with a note on each slide by slide_id, and return the text."""
+        last = self._read() or self._last  # another run may have told something meanwhile
+        told, failures_before = _entries(last, "told"), _entries(last, "failures")
         ids, states = {row.slide_id for row in rows}, {each.slide_id: each.state for each in outcomes}
-        # What is current, and was not known before, was done by a run that broke off.
-        states |= {name: "done" for name, state in states.items() if state == "current" and name not in self._marks}
-        marks = {
-            each.slide_id: _marks(each.files) or _predicted_files(self._out, each.slide_id)
-            for each in outcomes
-            if each.state != "current"
-        }
-        changed = {
-            name: "predicted again" if states[name] in FINISHED else "not predicted again"
-            for name, now in marks.items()
-            if (before := self._marks.get(name)) and "" not in before and not {"", *before}.issuperset(now)
-        }
-        absent = sorted(self._marks.keys() - ids)
-        files = [map(_path, files_of(read_status(self._out, name)["predict"])) for name in absent]
+        status = {name: read_status(self._out, name).get("predict", {}) for name in {*told, *states}}
+        for name, state in states.items():
+            if state in (*FINISHED, "current"):  # whichever run did it: what ended at another time than was told is new
+                is_told = told.get(name, "") == status[name].get("ended")
+                states[name] = "current" if is_told else status[name].get("state", "done")
+        absent = sorted(name for name in told.keys() - ids if status[name])  # `clean` may have taken some out
+        files = [map(file_of, files_of(status[name])) for name in absent]
         gone = [name for name, paths in zip(absent, files, strict=True) if not all(map(os.path.lexists, paths))]
-        gone_before = self._last["gone"]
+        failed = [each for each in outcomes if each.state == "failed"]
+        of_model = [each.slide_id for each in failed if OTHER_MODEL in each.message]
+        failures = {each.slide_id: [each.code, _content(each.files)] for each in outcomes if each.code}
         found = {
             "exit_code": exit_code(outcomes),
             "slides": len(ids),
             "unchanged": sum(state == "current" for state in states.values()),
             "failed": {
-                each.slide_id: {"code": each.code, "message": message, "remedy": remedy}
-                for each in outcomes
-                if each.state == "failed"
+                each.slide_id: {
+                    "code": each.code,
+                    "message": message,
+                    "remedy": remedy,
+                    "is_new": failures_before.get(each.slide_id) != failures[each.slide_id],
+                }
+                for each in failed
+                if each.slide_id not in of_model
                 for message, _, remedy in [each.message.partition(" Remedy: ")]
             },
-            "changed": {**self.moved, **changed},
-            "new": {name: state for name, state in states.items() if name not in self._marks},
+            "moved": dict(self.moved),
+            "new": {name: state for name, state in states.items() if name not in told},
             "done": {name: state for name, state in states.items() if state in FINISHED},
-            "gone": {name: "before" if name in gone_before else "since the last run" for name in gone},
+            "other_model": {name: "before" if name in _entries(last, "other_model") else _NEW for name in of_model},
+            "gone": {name: "before" if name in _entries(last, "gone") else _NEW for name in gone},
             "ignored": {each.slide_id: f"{each.code}: {each.message}" for each in outcomes if each.state == "ignored"},
             "left_out": {str(item.path): item.reason for item in left_out},
-            "failed_files": {name: marks[name] for name, state in states.items() if state in ("failed", "ignored")},
+            "failures": failures,
+            "told": {name: entry.get("ended") for name, entry in status.items() if entry or name in states},
         }
-        return self._write(found)
+        return self._write(found, ended=_now(), last=last)
 
-    def _write(self, found: Mapping[str, Any]) -> str:
-        summary = {**found, "command": "predict", "out": str(self._out), "began": self._began, "ended": _now()}
-        text = _text(summary)
-        # A name that is not UTF-8 becomes an escape, which JSON has too.
-        for path, content in ((self._path, json_text(summary, indent=2)), (self._path.with_suffix(".txt"), text)):
+    def _write(self, found: Mapping[str, Any], *, ended: str | None, last: Mapping[str, Any] | None = None) -> str:
+        run = {"command": "predict", "out": str(self._out), "began": self._began, "ended": ended}
+        summary = {**found, **run, "not_ended": self._not_ended}
+        text = _text(summary, self._path, last or {})
+        # The JSON comes last: a kill between the two has all told once more.
+        for path, content in ((self._path.with_suffix(".txt"), text), (self._path, json_text(summary, indent=2))):
+            # A name that is not UTF-8 becomes an escape, which JSON has too.
             write_bytes(path, f"{content}\n".encode(errors="backslashreplace"))
         return text
 
 
-def _text(summary: Mapping[str, Any]) -> str:
-    """Return a summary in lines that can be mailed: errors first, and nothing that is zero."""
-    found: Mapping[str, Any] = {} if "error" in summary else summary
-    verdict = "not all well" if summary["exit_code"] else "all well"
-    lines = [f"pathopatch predict: {verdict}, exit code {summary['exit_code']}"]
-    lines += [*_wrapped(f"{summary['ended']}, {summary['out']}", max_lines=1), ""]
-    errors = [(f"{name}: {one['message']}", one["remedy"]) for name, one in found.get("failed", {}).items()]
-    for message, remedy in errors[:_FAILURES]:
-        lines += _wrapped(message, max_lines=2) + _wrapped(f"  Remedy: {remedy}" if remedy else "", max_lines=2)
-    lines += [""] if errors else _wrapped(summary.get("error", ""), max_lines=12)
-    for title in _LISTS:
-        items = found.get(title, {}).items()
-        notes = [f"{Path(name).name} ({note['code'] if title == 'failed' else note})" for name, note in items]
-        lines += _wrapped(f"{title.replace('_', ' ')} {len(notes)}: {', '.join(notes)}", max_lines=1) if notes else []
-    if found:
-        lines.append(f"of {found['slides']} slides {found['unchanged']} are as before")
-    return "\n".join(lines)
+def _entries(summary: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a table of a summary; empty where a person or a program put something else in its place."""
+    return value if isinstance(value := summary.get(name), dict) else {}
+
+
+def _text(summary: Mapping[str, Any], file: Path, last: Mapping[str, Any]) -> str:
+    """Return a summary in lines that can be mailed: what is to be done, new failures, and what else is new."""
+    code, found = summary["exit_code"], {} if "error" in summary else summary
+    failed, of_model = _entries(found, "failed"), _entries(found, "other_model")
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for name in (name for name, one in failed.items() if one["is_new"]):
+        kinds.setdefault((failed[name]["code"], failed[name]["remedy"]), []).append(name)
+    kinds = dict(sorted(kinds.items(), key=lambda item: -len(item[1])))
+    is_new_model = _NEW in of_model.values()
+    to_do, command = summary.get("remedy") or "see what went wrong, below", ""
+    if kinds and not is_new_model:
+        to_do = "what the remedies below say" if len(kinds) > 1 else next(iter(kinds))[1] or "look at the slide"
+    elif failed and not is_new_model:
+        to_do = "nothing new; to hear no more of a known failure, such as this one:"
+        command = f"pathopatch status {shlex.quote(summary['out'])} --ignore {next(iter(failed))} --why REASON"
+    elif of_model:
+        to_do = f"{'once,' if is_new_model else 'nothing new;'} to predict every slide by the present model:"
+        command = retry_command("predict").replace("--retry-failed", "--force", 1) or "the same command with --force"
+    elif found:
+        to_do = "nothing"
+    verdict = f"{'not all well' if code else 'all well'}, exit code {code}"
+    lines = [f"pathopatch predict: {'not ended' if code is None else verdict}"]
+    lines.append(f"{summary['ended'] or summary['began']}, {summary['out']}")
+    lines += [*_wrapped(f"To do: {to_do}", max_lines=3), *([f"  {command}"] if command else []), ""]
+    lines += _wrapped(summary.get("error", ""), max_lines=12)
+    if is_new_model:
+        slides = pluralize(len(of_model), "slide")
+        lines += _wrapped(f"The model changed. What another one predicted of {slides} stays, and counts as failed.")
+    failures = _failure_lines(failed, kinds, to_do, file)
+    return "\n".join([*lines, *failures, *([""] if failures or is_new_model else []), *_news_lines(found, last)])
+
+
+def _failure_lines(
+    failed: Mapping[str, Mapping[str, Any]], kinds: Mapping[tuple[str, str], Sequence[str]], to_do: str, file: Path
+) -> list[str]:
+    """Return failures in lines: new ones first, by code and remedy, so that all of a kind have one thing to do."""
+    before = [name for name, one in failed.items() if not one["is_new"]]
+    shown = {*[*chain.from_iterable(kinds.values()), *before][:_NAMES]}
+
+    def listed(title: str, names: Sequence[str], note: str = " ({code})") -> list[str]:
+        texts = [name + note.format(**failed[name]) for name in names if name in shown]
+        texts += [f"{len(names) - len(texts):,} more in {file.name}"] if len(names) > len(texts) else []
+        return _wrapped(f"{title}: {', '.join(texts)}") if names else []
+
+    lines = []
+    for (code, remedy), names in [*kinds.items()][:_KINDS]:
+        lines += listed(f"{pluralize(len(names), 'new failure')}, {code}", names, "")
+        example = f"{names[0]}: " if len(names) > 1 else ""
+        lines += _wrapped(f"  {example}{failed[names[0]]['message'].removeprefix(f'{code}: ')}", max_lines=2)
+        lines += _wrapped(f"  Remedy: {remedy}", max_lines=2) if remedy not in ("", to_do) else []
+    further = [*chain.from_iterable([*kinds.values()][_KINDS:])]
+    lines += listed(pluralize(len(further), "further new failure"), further)
+    return lines + listed(f"{pluralize(len(before), 'failure')} as before", before)
+
+
+def _news_lines(found: Mapping[str, Any], last: Mapping[str, Any]) -> list[str]:
+    """Return what else is new since the last whole summary, a line each, and how many slides are as before."""
+    if not found:
+        return []
+    failed, left_out = _entries(last, "failures"), _entries(last, "left_out")
+    notes = dict.fromkeys(found["done"], "again") | dict.fromkeys(failed, "failed before")
+    notes |= dict.fromkeys(found["new"], "new")
+    empty = {name: ", no tissue" for name, state in found["done"].items() if state == "done_empty"}
+    news = {
+        "done": [f"{name} ({notes[name]}{empty.get(name, '')})" for name in found["done"]],
+        "renamed or moved": list(found["moved"]),
+        "files gone": [name for name, since in found["gone"].items() if since == _NEW],
+        "left out": [f"{Path(path).name} ({why})" for path, why in found["left_out"].items() if path not in left_out],
+    }
+    lines = [f"the run of {began} did not end; this one tells what it did" for began in found["not_ended"]]
+    for title, texts in news.items():
+        lines += _wrapped(f"{title} {len(texts)}: {', '.join(texts)}", max_lines=1) if texts else []
+    counts = [f"of {found['slides']:,} slides {found['unchanged']:,} are as before"]
+    counts += [f"{len(found['ignored'])} failed as ignore.csv lists"] if found["ignored"] else []
+    counts += [f"{len(found['other_model']):,} are another model's"] if found["other_model"] else []
+    return [*lines, ", ".join(counts)]
 
 
 def _now() -> str:

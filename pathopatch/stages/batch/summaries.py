@@ -1,7 +1,7 @@
 """Summarize many slides from their status files alone: states and errors for `status`, and the table of a cohort.
 
 ``cohort.csv`` has a row for each slide that was ever predicted into the work folder. It is written at the end of a run,
-even of an interrupted one.
+even of an interrupted one; after one that was killed, `status_summary` writes it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathopatch.core.config import UNCERTAIN_BELOW
 from pathopatch.core.csv_table import csv_text
 from pathopatch.core.errors import InputMissingError, PathopatchError, Remark, StaleArtefactError, merged, shared_text
 from pathopatch.core.locks import folder_lock, is_locked, slide_lock
-from pathopatch.core.status import FINISHED, TERMINAL_STATES, status_table
+from pathopatch.core.status import FINISHED, FOLDER, TERMINAL_STATES, status_table
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.heatmaps import CHANGED
 from pathopatch.heatmaps.facts import SUMMARY
@@ -59,6 +59,9 @@ def cohort_table(out: Path) -> pd.DataFrame:
     """Return a row for each slide that was predicted, or failed to be; columns `COHORT`."""
     statuses = status_table(out, COHORT[1:])
     table = statuses[statuses["stage"] == "predict"].drop(columns="stage").reset_index(drop=True)
+    table["state"] = [
+        _interrupted(out, name, "predict", state) for name, state in table[["slide_id", "state"]].to_numpy()
+    ]
     for name in _TEXTS:
         table[name] = table[name].astype(object).where(table[name].notna(), "")
     types = dict.fromkeys(COUNTS, "Int64") | dict.fromkeys(SUMMARY, "float64")
@@ -143,6 +146,11 @@ def status_summary(out: Path, *, check: bool = False) -> StatusSummary:
         raise InputMissingError(
             "no slide was worked on here", place=str(out), remedy="name the folder of pathopatch tile or predict"
         )
+    with suppress(PathopatchError, OSError):  # not where nothing may be written
+        written_ns = max((path.stat().st_mtime_ns for path in out.glob("cohort.csv")), default=0)
+        # A status is renamed into its folder, which has the time of the last one.
+        if "predict" in set(table["stage"]) and (out / FOLDER).stat().st_mtime_ns >= written_ns:
+            write_cohort_table(out)
     counts = table.groupby(["stage", "state"]).size().unstack(fill_value=0)
     counts = counts.reindex(columns=list(STATES), fill_value=0)
     slides = set(table["slide_id"])
@@ -173,16 +181,21 @@ def _failure(entry: Mapping[str, Any], refused: Mapping[str, Any], *, check: boo
 
 def _state(out: Path, ignored: Mapping[str, str] | None, slide_id: str, stage: str, entry: Mapping[str, Any]) -> str:
     """Return a slide's state as it is now: its process may have ended, and its file may have been removed."""
-    state: str = entry["state"]
-    with suppress(PathopatchError):  # of locks that this user may not take
-        if state == "running" and not is_locked(out, slide_lock(slide_id, stage)):
-            return "interrupted"
+    state = _interrupted(out, slide_id, stage, str(entry["state"]))
     if is_gone(entry):
         return "gone"
     # While a drive is away nobody can ask for the content.
     files = [text for text in files_of(entry) if os.path.lexists(file_of(text))]
     is_known = state == "failed" and stage == "predict" and is_ignored(ignored, entry.get("code", ""), files)
     return "ignored" if is_known else state
+
+
+def _interrupted(out: Path, slide_id: str, stage: str, state: str) -> str:
+    """Return a state, or "interrupted" where the process that was running has ended."""
+    with suppress(PathopatchError):  # of locks that this user may not take
+        if state == "running" and not is_locked(out, slide_lock(slide_id, stage)):
+            return "interrupted"
+    return state
 
 
 def is_gone(entry: Mapping[str, Any]) -> bool:

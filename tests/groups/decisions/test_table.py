@@ -59,6 +59,8 @@ def test_a_file_comes_back_as_the_log_it_was_made_of(log: DecisionLog, tmp_path:
 def test_the_csv_has_every_decision_and_whether_it_stands(log: DecisionLog) -> None:
     rows = list(csv.DictReader(io.StringIO(decisions_csv(log.rows()), newline="")))
     assert tuple(rows[0]) == COLUMNS
+    assert decisions_csv([]) == ",".join(COLUMNS) + "\r\n"
+    assert {"sorted_as", "region", "settles", "disputed"} < {*COLUMNS}  # empty here
     assert [(row["slide_id"], row["x"], row["y"], row["verdict"], row["stands"]) for row in rows] == [
         ("s1", "", "", "accept", "false"),
         ("s1", "64", "0", "tumour", "false"),

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import made_slides as made
 import numpy as np
+import psutil
 import pytest
-from made_model import write_model
+from made_model import made_spec, write_model
 
 from pathopatch.core.artefacts import read_stamp
-from pathopatch.core.errors import InputUnsupportedError, TableError
+from pathopatch.core.errors import DiskFullError, InputUnsupportedError, TableError
+from pathopatch.core.files import FAULT_VARIABLE
 from pathopatch.core.input_files import LeftOut
 from pathopatch.core.status import update_status
 from pathopatch.core.task import Outcome
+from pathopatch.models.bundle import save_bundle
+from pathopatch.models.networks import build_network
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.run_summary import RunSummary, ignore_failure, read_ignored, with_ignored
 
-Night = Callable[..., tuple[dict[str, Any], str]]
+ROOT = Path(__file__).parents[3]
+CRON = re.findall(r"^0 2 \* \* \* (.*)$", (ROOT / "docs/how-to/nightly.md").read_text(), re.MULTILINE)
+"""The lines of the documented crontab: for a mail each morning, and for one where something is wrong."""
 
 
 def scan(folder: Path, name: str, seed: int, *, width: int = 64, share: float = 1.0) -> None:
@@ -39,116 +51,143 @@ def slides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "slides"
 
 
-@pytest.fixture
-def night(slides: Path, said: Callable[..., Any]) -> Night:
-    """Return a function that predicts the folder as at night; it returns the summary, and the text that was printed."""
+def mail(data: Path, *, line: str = CRON[0], fault: str = "", kill_after_s: float | None = None) -> str:
+    """Run a line of the crontab as cron does, without terminal, home and settings; return what cron mails."""
+    line = line.replace("/opt/pathopatch/bin/pathopatch", f"{sys.executable} -m pathopatch").replace(
+        "/data/", f"{data}/"
+    )
+    given = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(data / "cache")}
+    streams: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(
+        ["/bin/sh", "-c", line], cwd="/", env=given | ({FAULT_VARIABLE: fault} if fault else {}), **streams
+    ) as run:
+        if kill_after_s is not None:
+            summary = data / "out/last-run.json"
+            while json.loads(summary.read_text())["ended"] is not None:
+                time.sleep(0.01)
+            time.sleep(kill_after_s)
+            for child in psutil.Process(run.pid).children():
+                child.kill()
+        text, _ = run.communicate(timeout=100)
+    return str(text)
 
-    def run(*options: str, code: int = 0) -> tuple[dict[str, Any], str]:
-        words = ("predict", slides, "--model", "model", "-o", "out", "--summary", "out/last-run.json", *options)
-        printed = said(*words, code=code)
-        assert "slide" not in printed.err
-        summary, text = json.loads(Path("out/last-run.json").read_text()), Path("out/last-run.txt").read_text()
-        assert summary["exit_code"] == code
-        assert printed.out == text
-        assert len(text.splitlines()) <= 24
-        assert max(map(len, text.splitlines())) <= 79
-        return summary, text
 
-    return run
-
-
-def told(summary: dict[str, Any]) -> dict[str, Any]:
-    """Return what a summary lists, without what is empty; of failures their codes."""
-    listed = {
-        name: summary[name] for name in ("new", "done", "changed", "gone", "ignored", "left_out") if summary[name]
-    }
+def told(data: Path) -> dict[str, Any]:
+    """Return what the last summary lists, without what is empty; of failures their codes."""
+    summary = json.loads((data / "out/last-run.json").read_text())
+    listed = {name: summary[name] for name in ("new", "done", "gone", "ignored", "left_out") if summary[name]}
     failed = {slide: item["code"] for slide, item in summary["failed"].items()}
     return listed | ({"failed": failed} if failed else {}) | {"unchanged": summary["unchanged"]}
 
 
+def command_of(text: str) -> str:
+    """Return the command that a mail gives, to be run in another shell."""
+    (line,) = re.findall(r"^To do:.*:\n  (.*)$", text, re.MULTILINE)
+    return line.replace("REASON", "'block lost'").replace("pathopatch status", f"{sys.executable} -m pathopatch status")
+
+
+def typed_into_a_shell(command: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(["/bin/sh", "-c", command], env=environment, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.slow
-def test_a_week_of_nights(slides: Path, night: Night, said: Callable[..., Any]) -> None:
+def test_seven_mails_of_cron_say_what_to_do_each_morning(slides: Path, tmp_path: Path) -> None:
+    mails: list[str] = []
+
+    def night(**how: Any) -> list[str]:
+        text = mail(tmp_path, **how)
+        (tmp_path / f"mail{len(mails) + 1}.txt").write_text(text)
+        mails.append(text)
+        lines = text.splitlines()
+        assert len(lines) <= 24, text
+        return lines
+
     scan(slides, "a", 1)
     scan(slides, "b", 2)
     (slides / "notes.txt").write_text("the scanner was cleaned")
-    monday, text = night()
-    left_out = {str(slides / "notes.txt"): monday["left_out"][str(slides / "notes.txt")]}
-    assert told(monday) == {
-        "new": {"a": "done", "b": "done"},
-        "done": {"a": "done", "b": "done"},
-        "left_out": left_out,
-        "unchanged": 0,
-    }
-    assert text.splitlines()[0] == "pathopatch predict: all well, exit code 0"
-    assert "new 2: a (done), b (done)\n" in text
-    assert "left out 1: notes.txt (" in text
+    lines = night()
+    assert lines[0] == "pathopatch predict: all well, exit code 0"
+    assert lines[2:5] == ["To do: nothing", "", "done 2: a (new), b (new)"]
+    assert lines[5].startswith("left out 1: notes.txt (")
 
-    # A new slide, and one of which the scanner wrote a half.
-    (slides / "notes.txt").unlink()
+    # A new slide, and one of which the scanner wrote a half. What was left out is not told again.
     scan(slides, "c", 3)
     scan(slides, "broken", 4, share=0.5)
-    tuesday, text = night(code=3)
-    assert told(tuesday) == {
-        "new": {"broken": "failed", "c": "done"},
-        "done": {"c": "done"},
-        "failed": {"broken": "INPUT_CORRUPT"},
-        "unchanged": 2,
-    }
-    assert tuesday["failed"]["broken"]["remedy"]
-    assert text.splitlines()[0] == "pathopatch predict: not all well, exit code 3"
-    assert "\nbroken: INPUT_CORRUPT: " in text
-    assert f"\n  Remedy: {tuesday['failed']['broken']['remedy']}\n" in text
-    assert "Remedy" not in tuesday["failed"]["broken"]["message"]
+    lines = night()
+    assert lines[0] == "pathopatch predict: not all well, exit code 3"
+    assert lines[2:5] == ["To do: copy it again from its source", "", "1 new failure, INPUT_CORRUPT: broken"]
+    assert lines[-2:] == ["done 1: c (new)", "of 4 slides 2 are as before"]
+    assert "notes" not in "".join(lines)
 
-    # It was looked at: from now on it does not alarm.
-    said("status", "out", "--ignore", "broken", "--why", "block lost, no rescan")
-    wednesday, text = night()
-    assert told(wednesday) == {"ignored": {"broken": "INPUT_CORRUPT: block lost, no rescan"}, "unchanged": 3}
-    assert "ignored 1: broken (INPUT_CORRUPT: block lost, no rescan)" in text
+    # A night that was killed once its slide was done.
+    scan(slides, "d", 5)
+    lines = night(fault="renamed:11")
+    assert json.loads((tmp_path / "out/status/d.json").read_text())["predict"]["state"] == "done"
+    assert "a signal ended the run; the text that stands there:" in lines
+    assert "pathopatch predict: not ended" in lines
 
-    # A rescan under the name of a slide that is done: told, and nothing is replaced unasked.
-    scan(slides, "b", 5, width=96)
-    before = read_stamp(Path("out/predictions/b.parquet"))
-    thursday, text = night(code=3)
-    assert told(thursday) == {
-        "failed": {"b": "STALE_ARTEFACT"},
-        "changed": {"b": "not predicted again"},
-        "ignored": wednesday["ignored"],
-        "unchanged": 2,
-    }
-    assert "--replace-changed" in text
-    assert read_stamp(Path("out/predictions/b.parquet")) == before
+    # The drive is away: its folder is there, and empty.
+    slides.rename(tmp_path / "away")
+    slides.mkdir()
+    lines = night()
+    assert lines[0] == "pathopatch predict: not all well, exit code 1"
+    assert lines[2] == "To do: name the folder that holds the slides"
+    assert lines[4].startswith("INPUT_MISSING: no slide here")
 
-    friday, text = night("--replace-changed")
-    assert told(friday) == {
-        "done": {"b": "done"},
-        "changed": {"b": "predicted again"},
-        "ignored": wednesday["ignored"],
-        "unchanged": 2,
-    }
-    assert "changed 1: b (predicted again)\n" in text
-    assert read_stamp(Path("out/predictions/b.parquet")) != before
+    slides.rmdir()
+    (tmp_path / "away").rename(slides)
+    lines = night()
+    assert told(tmp_path)["new"] == told(tmp_path)["done"] == {"d": "done"}
+    assert "1 failure as before: broken (INPUT_CORRUPT)" in lines
+    assert "did not end; this one tells what it did" in lines[-3]
+    assert lines[-2:] == ["done 1: d (new)", "of 5 slides 3 are as before"]
+    assert typed_into_a_shell(command_of(mails[-1])).returncode == 0
 
-    # One is removed; the broken one is scanned anew, and broken again, which nobody has looked at.
-    (slides / "a.tif").unlink()
-    scan(slides, "broken", 4, share=0.6)
-    saturday, text = night(code=3)
-    assert told(saturday) == {
-        "failed": {"broken": "INPUT_CORRUPT"},
-        "changed": {"broken": "not predicted again"},
-        "gone": {"a": "since the last run"},
-        "unchanged": 2,
-    }
+    # The failure is known now. A slide was removed, and the model replaced.
+    (slides / "b.tif").unlink()
+    scan(slides, "e", 6)
+    shutil.rmtree(tmp_path / "model")
+    save_bundle(tmp_path / "model", build_network("small-groupnorm", 3), made_spec(background="bright"))
+    lines = night()
+    assert lines[0] == "pathopatch predict: not all well, exit code 3"
+    assert "The model changed. What another one predicted of 3 slides stays, and counts as" in lines
+    assert lines[-3:] == [
+        "done 1: e (new)",
+        "files gone 1: b",
+        "of 5 slides 0 are as before, 1 failed as ignore.csv lists, 3 are another model's",
+    ]
+    assert "broken" not in mails[-1]
+    assert (
+        typed_into_a_shell(command_of(mails[-1])).stdout.splitlines()[4]
+        == "done 3: a (failed before), c (failed before), d (failed before)"
+    )
 
-    scan(slides, "broken", 4)
-    sunday, text = night()
-    assert told(sunday) == {
-        "done": {"broken": "done"},
-        "changed": {"broken": "predicted again"},
-        "gone": {"a": "before"},
-        "unchanged": 2,
-    }
-    assert "gone 1: a (before)\n" in text
+    lines = night()
+    assert lines[0] == "pathopatch predict: all well, exit code 0"
+    assert lines[2:] == ["To do: nothing", "", "of 5 slides 4 are as before, 1 failed as ignore.csv lists"]
+    assert mail(tmp_path, line=CRON[1]) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "killed", [*(f"{point}:{number}" for point in ("rename", "renamed") for number in range(1, 11)), *range(3)]
+)
+def test_a_night_that_is_killed_says_so_and_the_next_one_tells_all(
+    killed: str | int, slides: Path, tmp_path: Path
+) -> None:
+    scan(slides, "a", 1)
+    mail(tmp_path)
+    for number, name in enumerate("bc", 2):
+        scan(slides, name, number)
+    how: dict[str, Any] = {"fault": killed} if isinstance(killed, str) else {"kill_after_s": 0.1 * killed}
+    text = mail(tmp_path, **how)
+    assert "a signal ended the run" in text
+    assert "all well" not in text
+    text = mail(tmp_path)
+    assert told(tmp_path) == {"new": {"b": "done", "c": "done"}, "done": {"b": "done", "c": "done"}, "unchanged": 1}
+    assert "done 2: b (new), c (new)\n" in text
 
 
 def row(path: Path) -> SlideRow:
@@ -216,52 +255,130 @@ def test_status_lists_a_known_failure_and_ends_with_0(tmp_path: Path, said: Call
     assert "predict: 1 done, 1 gone;" in said("status", tmp_path).out
 
 
-def test_the_text_is_one_screen_however_much_failed(tmp_path: Path) -> None:
-    for name in ("gone1", "gone2"):
-        update_status(tmp_path, name, "predict", {"state": "done", "source": {"R": f"{tmp_path}/{name}.tif#page=1"}})
-    (tmp_path / "gone2.tif").touch()
-    names = [f"{'long' * 30}{number}" for number in range(40)]
-    outcomes = [failed(name, message=f"INPUT_CORRUPT: {'cut ' * 90}[x] Remedy: {'copy ' * 90}") for name in names]
-    outcomes += [Outcome(slide_id=f"d{name}", state="done") for name in names]
+def summarized(out: Path, outcomes: list[Outcome], left_out: list[LeftOut] | None = None) -> tuple[dict[str, Any], str]:
+    """Write the summary of a run that had these outcomes; return its JSON, and its text."""
+    record = RunSummary(out / "last-run.json", out)
+    record.begin()
+    text = record.write([row(out / f"{outcome.slide_id}.tif") for outcome in outcomes], outcomes, left_out or [])
+    assert (out / "last-run.txt").read_bytes() == f"{text}\n".encode(errors="backslashreplace")
+    return json.loads((out / "last-run.json").read_text(encoding="utf-8")), text
+
+
+def done(slide_id: str, state: str = "current") -> Outcome:
+    return Outcome(slide_id=slide_id, state=state)
+
+
+@pytest.mark.parametrize(("length", "screen"), [(6, 30), (23, 38)])
+def test_forty_failures_are_named_and_the_text_is_a_screen(length: int, screen: int, tmp_path: Path) -> None:
+    long = f"{'cut ' * 90}[x] Remedy: {'copy ' * 90}"
+    kinds = ("INPUT_CORRUPT", "TIMEOUT", "MPP_MISSING", "NO_TISSUE", "WORKER_CRASH")
+    names = [f"{number:0{length}}" for number in range(50)]
+    outcomes = [failed(name, kinds[int(name) % 5], f"{kinds[int(name) % 5]}: {long}") for name in names]
+    outcomes += [done(f"d{name}", "done") for name in names]
     outcomes += [Outcome(slide_id=f"i{name}", state="ignored", code="TIMEOUT", message="large") for name in names]
-    rows = [row(tmp_path / outcome.slide_id) for outcome in outcomes]
     left_out = [LeftOut(tmp_path / f"{number}" / "caf\udce9.txt", "no slide") for number in range(2)]
-    with RunSummary(tmp_path / "last-run.json", tmp_path) as record:
-        text = record.write(rows, outcomes, left_out)
+    summary, text = summarized(tmp_path, outcomes, left_out)
     lines = text.splitlines()
-    assert len(lines) <= 24
-    assert max(map(len, lines)) <= 79
-    assert [line.split(":")[0] for line in lines[-6:-1]] == ["new 120", "done 40", "gone 1", "ignored 40", "left out 2"]
-    summary = json.loads((tmp_path / "last-run.json").read_text(encoding="utf-8"))
-    assert len(summary["failed"]) == 40
-    assert list(summary["gone"]) == ["gone1"]
+    assert sum(name in text.partition("done 50")[0] for name in names) == 40
+    assert "10 more in last-run.json" in text
+    assert len(lines) <= screen
+    assert max(map(len, lines[2:])) <= 79
+    assert [line.split(":")[0] for line in lines[-3:]] == [
+        "done 50",
+        "left out 2",
+        "of 150 slides 0 are as before, 50 failed as ignore.csv lists",
+    ]
+    assert len(summary["failed"]) == 50
     assert list(summary["left_out"]) == [str(item.path) for item in left_out]
 
 
-def break_off(path: Path, error: BaseException) -> None:
-    with RunSummary(path, path.parent):
-        update_status(path.parent, "a", "predict", {"state": "done"})
-        raise error
+def test_new_failures_come_first_and_equal_ones_are_one(tmp_path: Path) -> None:
+    summarized(tmp_path, [failed("old")])
+    outcomes = [
+        failed("old"),
+        failed("slow", "TIMEOUT", "TIMEOUT: long [x] Remedy: wait"),
+        failed("cut1"),
+        failed("cut2"),
+    ]
+    summary, text = summarized(tmp_path, outcomes)
+    assert [name for name, one in summary["failed"].items() if one["is_new"]] == ["slow", "cut1", "cut2"]
+    assert text.splitlines()[2:-2] == [
+        "To do: what the remedies below say",
+        "",
+        "2 new failures, INPUT_CORRUPT: cut1, cut2",
+        "  cut1: cut [x]",
+        "  Remedy: copy it",
+        "1 new failure, TIMEOUT: slow",
+        "  long [x]",
+        "  Remedy: wait",
+        "1 failure as before: old (INPUT_CORRUPT)",
+    ]
+    assert "--ignore old" in summarized(tmp_path, [failed("old")])[1]
 
 
-def test_a_run_that_breaks_off_says_so_and_keeps_what_the_last_one_found(tmp_path: Path) -> None:
-    path = tmp_path / "last-run.json"
-    with RunSummary(path, tmp_path) as record:
-        record.write([row(tmp_path / "a.tif")], [failed("a")], [])
-    for error, code, words in ((OSError(5, "I/O"), 1, "I/O"), (KeyboardInterrupt(), 130, "a signal ended the run")):
-        with pytest.raises(type(error)):
-            break_off(path, error)
-        summary, text = json.loads(path.read_text()), path.with_suffix(".txt").read_text()
-        assert (summary["exit_code"], list(summary["failed"])) == (code, ["a"])
-        assert words in summary["error"]
-        assert words in text
-        assert "failed 1" not in text  # not of this run
-    with RunSummary(path, tmp_path) as record:
-        record.write([row(tmp_path / "a.tif")], [Outcome(slide_id="a", state="current")], [])
-    summary = json.loads(path.read_text())
-    assert "error" not in summary
-    assert summary["new"] == summary["done"] == {"a": "done"}  # by a run that broke off
-    assert summary["unchanged"] == 0
+def test_what_is_gone_and_what_was_left_out_is_told_once(tmp_path: Path) -> None:
+    for name in ("gone1", "gone2"):
+        update_status(tmp_path, name, "predict", {"state": "done", "source": {"R": f"{tmp_path}/{name}.tif#page=1"}})
+    (tmp_path / "gone2.tif").touch()
+    left_out = [LeftOut(tmp_path / "notes.txt", "no slide")]
+    for since, lines in (
+        ("since the last run", ["files gone 1: gone1", "left out 1: notes.txt (no slide)"]),
+        ("before", []),
+    ):
+        summary, text = summarized(tmp_path, [done("a", "done")], left_out)
+        assert summary["gone"] == {"gone1": since}
+        assert [line for line in text.splitlines() if line.startswith(("files gone", "left"))] == lines
+
+
+def test_what_no_whole_summary_told_is_in_the_next_one(tmp_path: Path) -> None:
+    """A night is killed once it has done a new slide, one that failed before, and one that was done before."""
+    ended = {"kept": "1", "failed": "1", "again": "1"}
+    for name, time_ended in ended.items():
+        update_status(tmp_path, name, "predict", {"state": "done", "ended": time_ended})
+    summarized(tmp_path, [done("kept"), failed("failed"), done("again")])
+    for night in ("killed", "killed too", "error"):
+        record = RunSummary(tmp_path / "last-run.json", tmp_path)
+        record.begin()
+        text = (tmp_path / "last-run.txt").read_text()
+        assert text.startswith("pathopatch predict: not ended\n")
+        assert "if this is older than the night, it was killed" in text.replace("\n  ", " ")
+        assert json.loads((tmp_path / "last-run.json").read_text())["exit_code"] is None
+        if night == "error":
+            for name in ("new", "failed", "again"):
+                update_status(tmp_path, name, "predict", {"state": "done", "ended": "2"})
+            assert "I/O" in record.fail(OSError(5, "I/O"))
+    names = ("kept", "failed", "again", "new")
+    summary, text = summarized(tmp_path, [done(name) for name in names])
+    assert summary["new"] == {"new": "done"}
+    assert list(summary["done"]) == ["failed", "again", "new"]
+    assert len(summary["not_ended"]) == 1  # both began in one second
+    assert "done 3: failed (failed before), again (again), new (new)\n" in text
+    assert text.endswith("of 4 slides 1 are as before")
+    assert summarized(tmp_path, [done(name) for name in names])[0]["done"] == {}
+
+
+def test_a_run_tells_nothing_that_another_told_meanwhile(tmp_path: Path) -> None:
+    first = RunSummary(tmp_path / "last-run.json", tmp_path)
+    first.begin()
+    update_status(tmp_path, "a", "predict", {"state": "done", "ended": "1"})
+    assert summarized(tmp_path, [done("a")])[0]["new"] == {"a": "done"}
+    text = first.write([row(tmp_path / "a.tif")], [done("a", "done")], [])
+    assert text.endswith("To do: nothing\n\nof 1 slides 1 are as before")
+
+
+def test_a_text_that_cannot_be_written_is_returned_and_no_older_one_stays(tmp_path: Path) -> None:
+    summarized(tmp_path, [done("a", "done")])
+    record = RunSummary(tmp_path / "last-run.json", tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pathopatch.stages.batch.run_summary.write_bytes", refuse)
+        with pytest.raises(DiskFullError) as raised:
+            record.begin()
+        assert "To do: free space\n\nDISK_FULL: no space left [out]" in record.fail(raised.value)
+    assert not (tmp_path / "last-run.txt").exists()
+
+
+def refuse(_path: Path, _content: bytes) -> None:
+    raise DiskFullError("no space left", place="out", remedy="free space")
 
 
 @pytest.mark.parametrize("place", ["heatmaps/s/heatmap.json", "heatmaps/s/new.json", "left-out.json", "notes.json"])
@@ -278,10 +395,11 @@ def test_a_summary_takes_the_place_of_nothing_else(place: str, tmp_path: Path) -
 def test_other_types_in_the_last_summary_count_as_nothing(value: object, tmp_path: Path) -> None:
     update_status(tmp_path, "a", "predict", {"state": "done"})
     path = tmp_path / "last-run.json"
-    path.write_text(json.dumps(dict.fromkeys(("known", "failed_files", "gone"), value) | {"exit_code": 0}))
-    with RunSummary(path, tmp_path) as record:
-        record.write([row(tmp_path / "a.tif")], [Outcome(slide_id="a", state="current")], [])
-    assert (json.loads(path.read_text())["new"], json.loads(path.read_text())["unchanged"]) == ({}, 1)
+    path.write_text(
+        json.dumps(dict.fromkeys(("told", "failures", "gone", "left_out", "not_ended"), value) | {"exit_code": 0})
+    )
+    summary, _ = summarized(tmp_path, [done("a")])
+    assert (summary["new"], summary["unchanged"]) == ({}, 1)
 
 
 def test_a_carriage_return_in_a_reason_is_kept_as_a_blank(tmp_path: Path) -> None:
@@ -292,32 +410,44 @@ def test_a_carriage_return_in_a_reason_is_kept_as_a_blank(tmp_path: Path) -> Non
 
 def test_a_night_without_its_drive_is_told(slides: Path, said: Callable[..., Any]) -> None:
     words = ("predict", slides, "--model", "model", "-o", "out", "--summary")
-    assert "INPUT_MISSING" in said(*words, "last-run.json", code=1).err
+    told = said(*words, "last-run.json", code=1)
+    assert "To do: name the folder that holds the slides\n\nINPUT_MISSING: no slide here" in told.out
+    assert told.err == ""  # cron would mail it too
     assert json.loads(Path("last-run.json").read_text())["error"].startswith("INPUT_MISSING: no slide here")
     Path("out").mkdir(exist_ok=True)
     Path("out/ignore.csv").write_text("slide,code\na,TIMEOUT\n")
     scan(slides, "a", 1)
-    assert "unknown column" in said(*words, "last-run.json", code=1).err
+    assert "unknown column" in said(*words, "last-run.json", code=1).out
     assert not Path("out/predictions").exists()
+    Path("out/ignore.csv").unlink()
+    made.write_rgb_pyramid(slides / "a.tif", np.full((3, 64, 64), 200, np.uint8), levels=1, mpp=None)
+    text = " ".join(said(*words, "last-run.json", code=1).out.split())
+    assert "To do: give --slide-mpp to tile, predict, check or info, or fill the column mpp of a manifest" in text
     for refused in (("last-run.txt",), ("last-run.json", "--dry-run"), ("last-run.json", "--deidentify")):
         assert "--summary" in said(*words, *refused, code=2).err
 
 
 @pytest.mark.slow
 def test_a_rescan_is_ignored_until_the_next_one_and_never_replaced_for_another_model(
-    slides: Path, night: Night, said: Callable[..., Any]
+    slides: Path, said: Callable[..., Any]
 ) -> None:
+    def night(*options: str, code: int = 0) -> str:
+        words = ("predict", slides, "--model", "model", "-o", "out", "--summary", "out/last-run.json", *options)
+        return str(said(*words, code=code).out)
+
     scan(slides, "a", 1)
     scan(slides, "b", 2)
     night()
     scan(slides, "a", 3)
-    night(code=3)
+    assert "--replace-changed" in night(code=3)
     said("status", "out", "--ignore", "a", "--why", "the first scan is better")
-    assert told(night()[0])["ignored"] == {"a": "STALE_ARTEFACT: the first scan is better"}
+    night()
+    assert told(slides.parent)["ignored"] == {"a": "STALE_ARTEFACT: the first scan is better"}
     scan(slides, "a", 4)
-    assert list(night(code=3)[0]["failed"]) == ["a"]
+    assert "1 new failure, STALE_ARTEFACT: a\n" in night(code=3)
     Path("wide.toml").write_text("[predict]\nall_patches = true\n")
     before = read_stamp(Path("out/predictions/a.parquet"))
     night("--replace-changed", "--config", "wide.toml", code=1)
     assert read_stamp(Path("out/predictions/a.parquet")) == before
-    assert told(night("--replace-changed")[0])["changed"] == {"a": "predicted again"}
+    assert "done 1: a (failed before)\n" in night("--replace-changed")
+    assert read_stamp(Path("out/predictions/a.parquet")) != before

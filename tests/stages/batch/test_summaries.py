@@ -10,7 +10,7 @@ import pytest
 
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.status import update_status
-from pathopatch.stages.batch.summaries import COHORT, keep_cohort_table, write_cohort_table
+from pathopatch.stages.batch.summaries import COHORT, keep_cohort_table, status_summary, write_cohort_table
 
 
 def add(out: Path, slide_id: str, patient: str, state: str = "done", **summary: Any) -> None:
@@ -40,6 +40,18 @@ def test_the_cohort_has_a_row_a_slide_with_its_numbers(out: Path) -> None:
     assert table.loc["a1", ["predicted", "tissue_mm2", "largest_region_mm2"]].tolist() == [10, 2.0, 0.5]
     assert table.loc["a3", "code"] == "INPUT_CORRUPT"
     assert table.loc["a3", ["predicted", "tissue_mm2"]].isna().all()
+
+
+def test_after_a_kill_status_makes_the_table_right(out: Path) -> None:
+    add(out, "c1", "C", state="running")
+    (out / "status/a3.json").unlink()
+    status_summary(out)
+    table = pd.read_csv(out / "cohort.csv")
+    assert table["slide_id"].tolist() == ["a1", "a2", "b1", "c1"]
+    assert table["state"].tolist() == ["done", "done", "done_empty", "interrupted"]
+    (out / "cohort.csv").unlink()
+    status_summary(out)
+    pd.testing.assert_frame_equal(pd.read_csv(out / "cohort.csv"), table)
 
 
 @pytest.mark.fault("escaped")
