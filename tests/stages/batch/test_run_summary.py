@@ -422,7 +422,7 @@ def test_a_night_without_its_drive_is_told(slides: Path, said: Callable[..., Any
     Path("out/ignore.csv").unlink()
     made.write_rgb_pyramid(slides / "a.tif", np.full((3, 64, 64), 200, np.uint8), levels=1, mpp=None)
     text = " ".join(said(*words, "last-run.json", code=1).out.split())
-    assert "To do: give --slide-mpp to tile, predict, check or info, or fill the column mpp of a manifest" in text
+    assert "To do: give --slide-mpp to tile, predict, check or info; in a manifest fill the column mpp" in text
     for refused in (("last-run.txt",), ("last-run.json", "--dry-run"), ("last-run.json", "--deidentify")):
         assert "--summary" in said(*words, *refused, code=2).err
 
