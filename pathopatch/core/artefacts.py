@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import lru_cache
 from io import BytesIO
 from itertools import permutations
@@ -325,7 +326,9 @@ class Job:
         """Write how the work on the slide ended, with times, which stand in its status and nowhere else."""
         assert self.status is not None
         seconds = {} if self.is_current else {"seconds": f"{time.time() - self._began:.2f}"}
-        self.status.write({**entry, **seconds, "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+        # To the millisecond: two nights may make a small slide within one second, and a summary tells each of them.
+        ended = datetime.now().astimezone().isoformat(timespec="milliseconds")
+        self.status.write({**entry, **seconds, "ended": ended})
 
     def require_own(self, what: str) -> None:
         """Refuse to replace what no stage wrote, with InputUnsupportedError; `what` is a noun."""

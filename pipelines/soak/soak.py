@@ -207,7 +207,7 @@ def _begun(soak: Soak, workers: int, *options: str) -> subprocess.Popen[bytes]:
 
 def faults_found(soak: Soak) -> list[str]:
     """Return everything that is not as it must be."""
-    table = status_table(soak.out)
+    table = status_table(soak.out, ("state", "code"))
     table = table[table["stage"] == "predict"].set_index("slide_id")
     wrong = [f"{slide_id} has no status" for slide_id in soak.due if slide_id not in table.index]
     for slide_id, row in table.iterrows():

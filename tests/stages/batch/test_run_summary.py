@@ -132,7 +132,7 @@ def test_seven_mails_of_cron_say_what_to_do_each_morning(slides: Path, tmp_path:
     slides.mkdir()
     lines = night()
     assert lines[0] == "pathopatch predict: not all well, exit code 1"
-    assert lines[2] == "To do: name the folder that holds the slides"
+    assert lines[2] == "To do: mount its drive, or leave it out"
     assert lines[4].startswith("INPUT_MISSING: no slide here")
 
     slides.rmdir()
