@@ -186,6 +186,7 @@ def refuse_pixel_settings(config: PredictConfig) -> None:
         "--deidentify": config.deidentify,
         "--area-correct": config.area_correct != "none",
         "--max-bad-tiles": bool(config.max_bad_tiles),
+        "fetch": config.fetch is not None,
     }
     if names := [name for name, is_asked in asked.items() if is_asked]:
         raise InputUnsupportedError(

@@ -25,6 +25,7 @@ from pathopatch.core.artefacts import (
     fingerprint,
     fingerprint_file,
     made,
+    read_stamp,
     require_same_source,
     write_tables,
 )
@@ -86,6 +87,7 @@ def write_prediction(
     out: Path,
     *,
     patient_id: str = "",
+    lies_at: str | dict[str, str] | None = None,
     config: PredictConfig = DEFAULTS,
     force: bool = False,
     dry: bool = False,
@@ -95,7 +97,7 @@ def write_prediction(
 
     A second process waits for the first one, and then finds its outputs. Damaged outputs are made again with a warning.
     The patient is kept in the status, for the summary by patient; `progress` is called with (grid positions done, all).
-    With `dry` nothing is written; see `FromSlide.to_do`.
+    With `dry` nothing is written; see `FromSlide.to_do`. `lies_at` is where a slide lies whose files were brought here.
 
     Raises
     ------
@@ -113,8 +115,9 @@ def write_prediction(
     slide_id = source.slide_id
     if not valid_slide_id(slide_id):
         raise InputUnsupportedError(f"{slide_id!r} is no slide id", place="slide_id", remedy=ID_REMEDY)
-    files = [source.source] if isinstance(source.source, str) else list(source.source.values())
-    own = {"source": source.source, "patient_id": patient_id, "file_times": file_times(files)}
+    lies_at = source.source if lies_at is None else lies_at
+    files = [lies_at] if isinstance(lies_at, str) else list(lies_at.values())
+    own = {"source": lies_at, "patient_id": patient_id, "file_times": file_times(files)}
     about = {} if config.deidentify else own | {"content": source_content(files)}
     folder, table_path = WorkFolder(out).heatmap(slide_id), WorkFolder(out).predictions(slide_id)
     damaged: list[str] = []
@@ -122,7 +125,7 @@ def write_prediction(
     def is_whole() -> bool:
         damaged.extend(heatmap_damages(folder, table_path))
         # What was not asked for before is not damaged, and yet to be made.
-        return not damaged and read_facts(folder)["outputs"].keys() >= set(config.outputs)
+        return not damaged and _has_outputs(read_facts(folder), config)
 
     with made(
         folder / FACTS,
@@ -130,7 +133,7 @@ def write_prediction(
         stamp=lambda: _stamp(source, ensemble, config),
         status=SlideStatus(out=out, slide_id=slide_id, stage=STAGE, about=about),
         is_whole=is_whole,
-        refuse=partial(_refuse_other_slide, out, source, config.replace_changed),
+        refuse=partial(_refuse_other_slide, out, slide_id, lies_at, config.replace_changed),
         require_unchanged=source.require_unchanged,
         force=force,
         dry=dry,
@@ -149,6 +152,21 @@ def write_prediction(
             notice = f"the outputs were damaged and are made again: {'; '.join(damaged)}"
             outcome = replace(outcome, warnings=(*outcome.warnings, notice))
         return outcome
+
+
+def finished_outcome(out: Path, slide_id: str, config: PredictConfig) -> Outcome | None:
+    """Return the outcome of outputs that are whole, whatever they were made of; None if there are none."""
+    folder, table_path = WorkFolder(out).heatmap(slide_id), WorkFolder(out).predictions(slide_id)
+    stamps = [read_stamp(path) for path in (folder / FACTS, table_path)]
+    if None in stamps or stamps[0] != stamps[1] or heatmap_damages(folder, table_path):
+        return None
+    facts = read_facts(folder)
+    return replace(_outcome(slide_id, facts), state="current") if _has_outputs(facts, config) else None
+
+
+def _has_outputs(facts: HeatmapFacts, config: PredictConfig) -> bool:
+    """Return whether all files are there that are asked for beside the usual ones."""
+    return facts["outputs"].keys() >= set(config.outputs)
 
 
 def _write(
@@ -209,7 +227,13 @@ def _tissue_warnings(prediction: Prediction) -> list[str]:
 
 
 def _refuse_other_slide(
-    out: Path, source: DrawnSource, replace_changed: bool, stamp: Stamp, existing: Stamp, facts_path: Path
+    out: Path,
+    slide_id: str,
+    lies_at: str | dict[str, str],
+    replace_changed: bool,
+    stamp: Stamp,
+    existing: Stamp,
+    facts_path: Path,
 ) -> bool:
     """Refuse to replace outputs of another model, or slide of the same id; True to replace those of an earlier file."""
     if stamp.inputs["slide"] == existing.inputs.get("slide"):
@@ -220,8 +244,8 @@ def _refuse_other_slide(
             place=str(facts_path),
             remedy="use --force to predict it by this one, or another work folder to keep both",
         )
-    before = read_status(out, source.slide_id).get(STAGE, {}).get("source")
-    require_same_source(before, source.source, slide_id=source.slide_id, place=facts_path.parent)
+    before = read_status(out, slide_id).get(STAGE, {}).get("source")
+    require_same_source(before, lies_at, slide_id=slide_id, place=facts_path.parent)
     if len(changes := stamp.differences(existing)) > 1 or replace_changed:
         return len(changes) == 1
     raise StaleArtefactError(

@@ -368,6 +368,11 @@ class _RowParser:
             self._add("INPUT_MISSING", column, f"the environment does not define {undefined}",
                       f"set {undefined}, or write the path out")  # fmt: skip
             return text
+        if may_be_folder and "://" in text:
+            if self._strict:
+                self._add("INPUT_MISSING", column, "an address, not a file", "copy the slide to a drive; predict alone "
+                          "brings slides, by [predict] fetch")  # fmt: skip
+            return text
         # A file below the manifest's own folder, as most are: to join paths takes longer than all else of a row.
         is_name = _FILE_NAME.fullmatch(text) is not None
         absolute = f"{self._folder}{os.sep}{text}" if is_name else str(self._folder / text)

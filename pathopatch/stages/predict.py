@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -14,7 +14,7 @@ from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUn
 from pathopatch.core.files import read_json, write_json
 from pathopatch.core.input_files import LeftOut
 from pathopatch.core.locks import STATUS, folder_lock, sole_command
-from pathopatch.core.status import read_status
+from pathopatch.core.status import SlideStatus, read_status
 from pathopatch.core.task import HasSlideId, Outcome, Progress, Within
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.models.backbones import find_weights
@@ -22,6 +22,7 @@ from pathopatch.models.bundle import INTO_BUNDLE
 from pathopatch.models.loading import Model
 from pathopatch.models.spec import BundleSpec, tiling_of
 from pathopatch.slides.manifest import PSEUDONYM, SlideRow, file_times, pseudonymize
+from pathopatch.stages.batch.fetch import Fetch, Scratch, fetching
 from pathopatch.stages.batch.run import DEFAULT_BATCH, chosen, run_slides, workers_for
 from pathopatch.stages.batch.run_summary import read_ignored, with_ignored
 from pathopatch.stages.batch.slide_table import open_row
@@ -72,7 +73,11 @@ def predict_cohort(
     opened = model if isinstance(model, Model) else open_model(model, config)
     rows = chosen(out, STAGE, named(cohort, config), batch)
     one = partial(predict_one, model=opened, out=out, config=config, slide_mpp=slide_mpp, force=batch.force)
-    with sole_command(out), workers_for(out, STAGE, rows, batch) as processes:
+    with (
+        sole_command(out),
+        _fetching(rows, opened, out, config, batch, slide_mpp) if config.fetch else nullcontext() as scratch,
+        workers_for(out, STAGE, rows, batch) as processes,
+    ):
         from pathopatch.heatmaps.model_record import write_model_record
         from pathopatch.stages.batch.summaries import keep_cohort_table
 
@@ -83,7 +88,7 @@ def predict_cohort(
             outcomes = run_slides(
                 out,
                 STAGE,
-                one,
+                one if scratch is None else partial(_fetch_and_predict, one, scratch, out, config),
                 rows,
                 processes,
                 about=(lambda _: {}) if config.deidentify else _about,
@@ -160,6 +165,8 @@ def predict_plan(
     """Return what `predict_cohort` would do with slides; the gigabytes are read, not kept."""
     from pathopatch.stages.dry_run import plan_slides
 
+    if config.fetch is not None:
+        raise InputUnsupportedError("--dry-run looks into slides, and these are to be fetched", remedy="leave it out")
     require_unmixed(out, deidentify=config.deidentify)
     opened = model if isinstance(model, Model) else open_model(model, config)
     one = partial(predict_one, model=opened, out=out, config=config, slide_mpp=slide_mpp, force=batch.force)
@@ -182,15 +189,19 @@ def predict_one(
     out: Path,
     config: PredictConfig,
     slide_mpp: float | None = None,
+    fetched: str | dict[str, str] | None = None,
     force: bool = False,
     dry: bool = False,
     progress: Within = lambda _done, _all: None,
 ) -> Outcome:
-    """Predict a slide, or its features; raises as `write_prediction`."""
+    """Predict a slide, or its features; raises as `write_prediction`.
+
+    `fetched` is the slide's source on this machine, if that is not where the slide lies.
+    """
     from pathopatch.heatmaps.predict import slide_source
     from pathopatch.heatmaps.prediction_files import write_prediction
 
-    with _opened(row, model.spec, slide_mpp) as slide:
+    with _opened(row, model.spec, slide_mpp, fetched) as slide:
         if isinstance(row, SlideRow):
             assert slide is not None
             source: DrawnSource = slide_source(slide, model.spec, row.slide_id, config, tissue_mask=row.tissue_mask)
@@ -202,6 +213,7 @@ def predict_one(
             _loaded(model, config),
             out,
             patient_id=row.patient_id,
+            lies_at=row.source if isinstance(row, SlideRow) and fetched is not None else None,
             config=config,
             force=force,
             dry=dry,
@@ -209,15 +221,63 @@ def predict_one(
         )
 
 
+def _fetching(
+    rows: Sequence[SlideRow | SlideFeaturesRow],
+    model: Model,
+    out: Path,
+    config: PredictConfig,
+    batch: BatchOptions,
+    slide_mpp: float | None,
+) -> AbstractContextManager[Scratch]:
+    """Bring slides by the command of the settings."""
+    from pathopatch.heatmaps.prediction_files import finished_outcome
+
+    assert config.fetch is not None
+    unimportant = {"device", "threads", "runtime"}
+    settings = config.model_dump(exclude=unimportant)
+    fetch = Fetch(
+        command=config.fetch,
+        id_command=config.fetch_id,
+        out=out,
+        stage=STAGE,
+        about={"model": model.fingerprint, "settings": settings, "mpp": slide_mpp},
+        is_whole=lambda slide_id: finished_outcome(out, slide_id, config) is not None,
+        force=batch.force,
+    )
+    return fetching(fetch, [row for row in rows if isinstance(row, SlideRow)], processes=batch.workers)
+
+
+def _fetch_and_predict(
+    one: Callable[..., Outcome], scratch: Scratch, out: Path, config: PredictConfig, row: SlideRow, *, progress: Within
+) -> Outcome:
+    """Do `predict_one` on a slide that is brought first, unless it is done; whoever works on it is waited for."""
+    status = SlideStatus(out=out, slide_id=row.slide_id, stage=STAGE)
+    from pathopatch.heatmaps.prediction_files import finished_outcome
+
+    with status.locked():
+        pass
+    with scratch.fetched(row, status) as source:
+        outcome = finished_outcome(out, row.slide_id, config) if source is None else None
+        return one(row, fetched=source, progress=progress) if outcome is None else outcome
+
+
 def _opened(
-    row: SlideRow | SlideFeaturesRow, spec: BundleSpec, slide_mpp: float | None
+    row: SlideRow | SlideFeaturesRow,
+    spec: BundleSpec,
+    slide_mpp: float | None,
+    fetched: str | dict[str, str] | None,
 ) -> AbstractContextManager[Slide | None]:
     """Open the slide, with the channels in the order of the model; None of features whose slide is not at hand."""
     slide = row if isinstance(row, SlideRow) else row.slide
     if slide is None:
         return nullcontext()
+    if fetched is None and "://" in slide.sources[0]:
+        raise InputMissingError(
+            "an address, not a file", place=slide.sources[0], remedy="set [predict] fetch, or copy the slide to a drive"
+        )
     order = slide.channel_order if spec.encoder is not None else spec.channels
-    return open_row(replace(slide, channel_order=order), fallback_mpp=slide_mpp)
+    there = replace(slide, channel_order=order, source=slide.source if fetched is None else fetched)
+    return open_row(there, fallback_mpp=slide_mpp)
 
 
 def _features(

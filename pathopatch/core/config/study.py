@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -72,6 +72,26 @@ class PredictConfig(Config):
     """
     replace_changed: bool = Field(default=False, exclude=True)
     """Predict a slide again whose file changed under its name."""
+    fetch: str | None = Field(default=None, exclude=True)
+    """Command that brings a slide's file to this machine, such as `aws s3 cp {source} {file}`. None: slides are on a
+    drive.
+    """
+    fetch_id: str | None = Field(default=None, exclude=True)
+    """Command with {source} that prints what changes when the slide does, such as an ETag. None: what is predicted is
+    not fetched again.
+    """
+
+    @model_validator(mode="after")
+    def _check_fetch(self) -> Self:
+        for name, words in {"fetch": ("{source}", "{file}"), "fetch_id": ("{source}",)}.items():
+            text = getattr(self, name)
+            if text is not None and not all(word in text for word in words):
+                raise ValueError(f"{name}: {text!r} needs {' and '.join(words)}, as in 'cp {{source}} {{file}}'")
+        if self.fetch is not None and self.deidentify:
+            raise ValueError("fetch: slides that are de-identified are called by their content: bring them first")
+        if self.fetch_id is not None and self.fetch is None:
+            raise ValueError("fetch_id: nothing is fetched: set fetch, too")
+        return self
 
 
 class BatchConfig(Config):
