@@ -1,4 +1,4 @@
-"""The line of the page on clusters, run by a real Slurm: jobs killed, a clock an hour off, and equal bytes."""
+"""The lines of the page on clusters, run by a real Slurm: jobs killed, a clock an hour off, and equal bytes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from made_model import made_spec
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "cluster.md"
 SLIDES = 40
+JOBS = 8
 # What Python loads first. The second job of an array has a clock that is an hour fast, whatever asks for the time.
 CLOCK = """
 import os, time
@@ -52,11 +53,12 @@ def results(out: Path) -> dict[str, bytes]:
 
 
 def submit(line: str, folder: Path, env: Mapping[str, str]) -> str:
-    """Submit the page's line for four jobs of a core each; return the id of the array."""
-    small = line.replace("1-20", "1-4").replace("--cpus-per-task=4", "--parsable").replace("--mem=8G", "--mem=1G")
-    return subprocess.run(
-        small, shell=True, cwd=folder, env=env, check=True, capture_output=True, text=True
-    ).stdout.strip()
+    """Submit a line of the page for eight jobs of a core each; return the id of the array."""
+    words = {"1-20": f"1-{JOBS}", "/20": f"/{JOBS}", "--cpus-per-task=4": "--parsable", "--mem=8G": "--mem=1G"}
+    for word, small in words.items():
+        line = line.replace(word, small)
+    run = subprocess.run(line, shell=True, cwd=folder, env=env, check=True, capture_output=True, text=True)
+    return run.stdout.strip()
 
 
 def killed(array: str, *tasks: int) -> int:
@@ -95,40 +97,73 @@ def ended(array: str, env: Mapping[str, str]) -> list[str]:
     return [state for _, state in sorted(re.findall(r"ArrayTaskId=(\d+) .*? JobState=(\w+)", jobs))]
 
 
-def test_killed_arrays_end_with_the_bytes_of_one_command(tmp_path: Path, node: dict[str, str]) -> None:
-    cohort(tmp_path)
-    page = PAGE.read_text()
-    line = next(each for each in page.splitlines() if each.startswith("sbatch"))
-    (alone,) = re.findall(r'--wrap "(.*)"', line)
+@pytest.fixture
+def clocks(tmp_path: Path, node: dict[str, str]) -> dict[str, str]:
+    """Return the environment of jobs of which the second has a wrong clock."""
     (tmp_path / "early").mkdir()
     (tmp_path / "early" / "sitecustomize.py").write_text(CLOCK)
     path = os.pathsep.join(filter(None, (str(tmp_path / "early"), os.environ.get("PYTHONPATH", ""))))
-    env, predictions = {**node, "PYTHONPATH": path}, tmp_path / "out" / "predictions"
+    return {**node, "PYTHONPATH": path}
+
+
+def lines() -> list[str]:
+    return [each for each in PAGE.read_text().splitlines() if each.startswith("sbatch")]
+
+
+def predict_alone(folder: Path, env: Mapping[str, str]) -> None:
+    """Run what the first line wraps as one command, into ``alone``."""
+    (command,) = re.findall(r'--wrap "(.*)"', lines()[0])
+    subprocess.run(f"{command.replace('-o out', '-o alone')} --quiet", shell=True, cwd=folder, env=env, check=True)
+
+
+def test_killed_arrays_end_with_the_bytes_of_one_command(
+    tmp_path: Path, node: dict[str, str], clocks: dict[str, str]
+) -> None:
+    cohort(tmp_path)
+    line, predictions = lines()[0], tmp_path / "out" / "predictions"
 
     def made() -> int:
         return len(list(predictions.glob("*.parquet")))
 
-    array = submit(line, tmp_path, env)
+    array = submit(line, tmp_path, clocks)
     wait_for(lambda: made() >= 5)
     assert killed(array, 1, 2) == 2
-    subprocess.run(["scancel", array], env=env, check=True)  # nobody is left
-    ended(array, env)
+    subprocess.run(["scancel", array], env=clocks, check=True)  # nobody is left
+    ended(array, clocks)
     left = made()
     assert 5 <= left < SLIDES
 
-    array = submit(line, tmp_path, env)
+    array = submit(line, tmp_path, clocks)
     wait_for(lambda: made() >= left + 5)
     assert killed(array, 1) == 1
-    assert ended(array, env) == ["FAILED", *["COMPLETED"] * 3]
+    assert ended(array, clocks) == ["FAILED", *["COMPLETED"] * (JOBS - 1)]
     told = "".join(path.read_text() for path in tmp_path.glob(f"slurm-{array}_*.out"))
     again = sum(int(count) for count in re.findall(r"(\d+) done$", told, flags=re.MULTILINE))
     assert again <= SLIDES - left + 3  # shared: no slide twice, but for one that each killed process was at
     hours = {re.findall("T(..)", log.name)[0] for log in (tmp_path / "out" / "logs").iterdir()}
     assert len(hours) > 1  # the clock was off
-    made_by_array = results(tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.tmp-*"))
 
-    subprocess.run(f"{alone.replace('-o out', '-o alone')} --quiet", shell=True, cwd=tmp_path, env=node, check=True)
+    predict_alone(tmp_path, node)
     made_by_one = results(tmp_path / "alone")
     assert len(made_by_one) == SLIDES * 6 + 2
-    assert made_by_array == made_by_one
+    assert results(tmp_path / "out") == made_by_one
+
+
+def test_killed_parts_end_with_the_bytes_of_one_command(
+    tmp_path: Path, node: dict[str, str], clocks: dict[str, str]
+) -> None:
+    cohort(tmp_path)
+    (line,) = [each for each in lines() if "--part" in each]
+    array = submit(line, tmp_path, clocks)
+    for task in (1, 2):
+        predictions = tmp_path / "parts" / str(task) / "predictions"
+        wait_for(lambda folder=predictions: [*folder.glob("*.parquet")])
+        assert killed(array, task) == 1
+    assert ended(array, clocks) == ["FAILED", "FAILED", *["COMPLETED"] * (JOBS - 2)]
+    assert ended(submit(line, tmp_path, clocks), clocks) == ["COMPLETED"] * JOBS
+    join = next(each for each in PAGE.read_text().splitlines() if each.startswith("mkdir out"))
+    subprocess.run(join, shell=True, cwd=tmp_path, env=node, check=True)
+    subprocess.run("pathopatch status out", shell=True, cwd=tmp_path, env=node, check=True)  # which mends cohort.csv
+    predict_alone(tmp_path, node)
+    assert results(tmp_path / "out") == results(tmp_path / "alone")

@@ -148,8 +148,10 @@ def status_summary(out: Path, *, check: bool = False) -> StatusSummary:
         )
     with suppress(PathopatchError, OSError):  # not where nothing may be written
         written_ns = max((path.stat().st_mtime_ns for path in out.glob("cohort.csv")), default=0)
-        # A status is renamed into its folder, which has the time of the last one.
-        if "predict" in set(table["stage"]) and (out / FOLDER).stat().st_mtime_ns >= written_ns:
+        # A status is renamed into its folder, which has the time of the last one. Among the files of several parts is
+        # the table of the one that was copied last.
+        is_old = parts.text or (out / FOLDER).stat().st_mtime_ns >= written_ns
+        if "predict" in set(table["stage"]) and is_old:
             write_cohort_table(out)
     counts = table.groupby(["stage", "state"]).size().unstack(fill_value=0)
     counts = counts.reindex(columns=list(STATES), fill_value=0)

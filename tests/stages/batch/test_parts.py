@@ -41,6 +41,7 @@ def test_parts_in_one_folder_are_what_one_command_writes(tmp_path: Path) -> None
             run(*arguments)
     shutil.copytree(tmp_path / "part2", joined, dirs_exist_ok=True)
     assert "5 slides, all 3 parts" in run("status", joined)
+    assert (joined / "cohort.csv").read_bytes() == (tmp_path / "one" / "cohort.csv").read_bytes()
     for folder in ("predictions", "heatmaps", "models"):
         assert contents(joined / folder, without=TIMES) == contents(tmp_path / "one" / folder, without=TIMES)
     (joined / "status" / "s3.json").unlink()
